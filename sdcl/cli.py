@@ -1,0 +1,57 @@
+"""The command line of the training and the test program: every field of `Config` is an option, checked by its type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from sdcl.config import PRESETS, Config
+
+__all__ = ["TestOptions", "parse_test", "parse_training"]
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """What the test program takes beside the settings."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    checkpoint: Path
+    """Weights to test: of this project or of the published implementation. RegDB: a run folder with trial-<n>/best.pth in it tests all of them."""
+    output: Path | None = None
+    """Where the table goes as JSON. Default: results.json beside the checkpoint's other files, named after the checkpoint."""
+
+
+def parse_training(arguments: Sequence[str], description: str) -> Config:
+    """Settings of `train_sdcl.py {sysu|regdb|demo} [options]`; prints help or an error and exits where that is due."""
+    preset, rest = _split(arguments, "train_sdcl.py", description)
+    return tyro.cli(Config, prog=f"train_sdcl.py {preset}", description=description, default=PRESETS[preset], args=rest,
+                    config=(tyro.conf.OmitArgPrefixes,))
+
+
+def parse_test(arguments: Sequence[str], description: str) -> TestOptions:
+    """Options of `test_sdcl.py {sysu|regdb|demo} --checkpoint F [options]`."""
+    preset, rest = _split(arguments, "test_sdcl.py", description)
+    default = TestOptions(PRESETS[preset], checkpoint=tyro.MISSING)
+    return tyro.cli(TestOptions, prog=f"test_sdcl.py {preset}", description=description, default=default, args=rest,
+                    config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _split(arguments: Sequence[str], program: str, description: str) -> tuple[str, list[str]]:
+    """The preset and the options behind it; `--resume` alone means `--resume always`."""
+    if not arguments or arguments[0] not in PRESETS:
+        wanted = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(f"usage: python {program} {{{'|'.join(PRESETS)}}} [options]\n\n{description}\n\n"
+              f"All options of a preset, with its values: python {program} sysu --help", file=sys.stdout if wanted else sys.stderr)
+        if arguments and not wanted:
+            print(f"\nerror: '{arguments[0]}' is no preset: choose {', '.join(PRESETS)}", file=sys.stderr)
+        raise SystemExit(0 if wanted else 2)
+    rest = list(arguments[1:])
+    if "--resume" in rest:
+        after = rest.index("--resume") + 1
+        if after == len(rest) or rest[after].startswith("--"):
+            rest.insert(after, "always")
+    return arguments[0], rest

@@ -1,0 +1,86 @@
+"""Pseudo-labels: DBSCAN on the k-reciprocal Jaccard distance, exact, and linear in the number of rows.
+
+Nothing N x N is ever formed. Three stages, each with more than one way to the same result:
+
+- `neighbors`: the k1 nearest rows of every row, by faiss, torch (on a GPU too) or `search_tiles` (compiled);
+- `jaccard`: sparse weights of their k-reciprocal neighbours and the distances that are below 1, with compiled steps
+  (`steps_numba`) or plain SciPy (`steps_scipy`);
+- `dbscan`: labels from the graph of the pairs within eps.
+
+`plain` holds the dense definition that all of it is tested and timed against.
+"""
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from .choice import worth_compiling
+from .dbscan import dbscan_labels
+from .features import as_features
+from .jaccard import distances
+from .neighbors import nearest_neighbors
+
+__all__ = ["cluster", "jaccard_distance"]
+
+
+def jaccard_distance(
+    features: torch.Tensor | np.ndarray,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    max_distance: float | None = None,
+    knn: str = "exact",
+) -> sparse.csr_array:
+    """k-reciprocal Jaccard distance of every pair of rows (Zhong et al., CVPR 2017; method page, section 3).
+
+    features: [N, d] rows of unit length, used as they are; torch (the neighbour search runs on their device) or numpy.
+    k1: neighbours that are looked at, the row itself included, clamped to N. k2: rows averaged in the query
+    expansion; 1 turns it off. max_distance: store only distances up to this, which is several times faster.
+    knn: "exact", or "ivf" for an approximate search on CPU with faiss (repays from about a million rows on).
+
+    Neighbours of equal similarity rank by index; so copies of a row are in no special place, and a row with k1 copies
+    before it is not among its own neighbours.
+
+    Returns float32 [N, N], symmetric, with sorted rows. Every distance < 1 is stored, zeros on and off the diagonal
+    too (so no eliminate_zeros() on it); every entry not stored is exactly 1 (or beyond max_distance).
+    Raises ValueError for features that are not finite or not of unit length, and for settings out of range.
+    """
+    _check_settings(k1=k1, k2=k2)
+    if max_distance is not None and not max_distance >= 0:
+        raise ValueError(f"max_distance must be at least 0, not {max_distance}")
+    features = as_features(features)
+    rank, similarity = nearest_neighbors(features, k1, knn)
+    if worth_compiling(len(features)):
+        from . import steps_numba as steps
+    else:
+        from . import steps_scipy as steps
+    return distances(features, rank, similarity, k1, k2, max_distance, steps)
+
+
+def cluster(
+    features: torch.Tensor | np.ndarray,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    knn: str = "exact",
+) -> np.ndarray:
+    """Pseudo-labels: DBSCAN on `jaccard_distance(features, k1, k2)`.
+
+    eps: largest distance of neighbours, 0 < eps < 1. min_samples: neighbours, the row itself included, that make a
+    row a core row. The others as in `jaccard_distance`.
+
+    Returns int64 [N]: clusters 0 … K-1, numbered by their first core row; -1 = outlier. Raises ValueError as
+    `jaccard_distance` does.
+    """
+    _check_settings(min_samples=min_samples)
+    if not 0 < eps < 1:
+        raise ValueError(f"eps must lie between 0 and 1 (every distance is at most 1), not {eps}")
+    return dbscan_labels(jaccard_distance(features, k1, k2, max_distance=eps, knn=knn), min_samples)
+
+
+def _check_settings(**settings: int) -> None:
+    for name, value in settings.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value}")

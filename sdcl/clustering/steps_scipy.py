@@ -1,0 +1,83 @@
+"""The steps after the neighbour search with NumPy and SciPy alone. `steps_numba` has the same functions, compiled."""
+
+import numpy as np
+from scipy import sparse
+
+__all__ = ["average", "expand", "overlapping_pairs"]
+
+# Rows i int32 [P], rows j int32 [P] and their overlaps m(i, j) float32 [P].
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Products that one sparse matrix product may form: bounds the memory of an intermediate result.
+BLOCK_WORK = 1 << 23
+# Pairs whose overlap is summed at a time.
+BLOCK_PAIRS = 1 << 15
+
+
+def expand(rank: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+    """Expanded k-reciprocal neighbours R* of every row, as (indptr, indices) of a CSR matrix with sorted rows.
+
+    rank: int32 [N, k]; half: how many columns of it R_half looks at.
+    """
+    full, halves = _mutual(rank, rank.shape[1]), _mutual(rank, half)
+    hits = (full @ halves).multiply(full).tocsr()  # |R_half(c) ∩ R(i)|, for c in R(i); `halves` is symmetric
+    sizes = np.diff(halves.indptr)
+    hits.data = (3 * hits.data > 2 * sizes[hits.indices]).astype(hits.dtype)
+    hits.eliminate_zeros()
+    expanded = (full + hits @ halves).tocsr()
+    expanded.sort_indices()
+    return expanded.indptr, expanded.indices
+
+
+def _mutual(rank: np.ndarray, length: int) -> sparse.csr_array:
+    """1 at (i, j) where i and j are among the first `length` of each other's neighbours."""
+    n = len(rank)
+    indices = np.sort(rank[:, :length], axis=1).ravel()
+    listed = sparse.csr_array((np.ones(n * length, np.int32), indices, np.arange(n + 1) * length), (n, n))
+    return listed.multiply(listed.T.tocsr()).tocsr()
+
+
+def average(weights: sparse.csr_array, rank: np.ndarray) -> sparse.csr_array:
+    """Mean of the weight rows rank[i] for every i: the query expansion. rank: int32 [N, k2]."""
+    n, k = rank.shape
+    # the columns stay in the order of rank, so the sums are formed in that order
+    pick = sparse.csr_array((np.ones(n * k, np.float32), rank.ravel(), np.arange(n + 1) * k), (n, n))
+    mean = pick @ weights
+    mean.data /= np.float32(k)
+    mean.sort_indices()
+    return mean
+
+
+def overlapping_pairs(weights: sparse.csr_array, least: float) -> Pairs:
+    """Pairs i <= j with m(i, j) = Σ_c min(V[i, c], V[j, c]) of about `least` or more: (i, j, m), m > 0.
+
+    No pair with m >= least is missed; some below it may be listed. Since min(a, b) <= sqrt(a·b), the product of the
+    square roots bounds m from above, and little: about 1.4 candidates per pair.
+    """
+    root = weights.copy()
+    root.data = np.sqrt(root.data)
+    transposed = root.T.tocsr()
+    found: list[Pairs] = []
+    for start, stop in _blocks(weights):
+        bound = (root[start:stop] @ transposed).tocoo()
+        keep = (bound.data >= least - 1e-4) & (bound.col >= bound.row + start)  # 1e-4: far above float32 rounding
+        found += _overlaps(weights, bound.row[keep] + start, bound.col[keep])
+    i, j, m = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return i, j, m
+
+
+def _overlaps(weights: sparse.csr_array, i: np.ndarray, j: np.ndarray) -> list[Pairs]:
+    parts = []
+    ones = np.ones(weights.shape[1], np.float32)  # a product adds column after column; sum() would add pairwise
+    for start in range(0, len(i), BLOCK_PAIRS):
+        a, b = i[start : start + BLOCK_PAIRS], j[start : start + BLOCK_PAIRS]
+        parts.append((a, b, weights[a].minimum(weights[b]) @ ones))
+    return parts or [(i, j, np.empty(0, np.float32))]
+
+
+def _blocks(weights: sparse.csr_array) -> list[tuple[int, int]]:
+    """Row ranges whose product with the transposed matrix takes about BLOCK_WORK multiplications each."""
+    column_sizes = np.bincount(weights.indices, minlength=weights.shape[1])
+    work = np.concatenate([[0], np.cumsum(column_sizes[weights.indices])])[weights.indptr]  # before each row
+    edges = np.unique(np.searchsorted(work, np.arange(0, work[-1], BLOCK_WORK), side="left"))
+    edges = np.unique(np.concatenate([[0], edges, [weights.shape[0]]]))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

@@ -1,0 +1,287 @@
+"""Every setting of a run, typed, frozen and in one place; the published schedule (method page, section 7) as presets.
+
+`Config` is what a user can change (each field is an option of the command line, its docstring is the option's help);
+`Config.at(epoch)` resolves it for one epoch, so that no other file knows when a stage starts or a weight changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sdcl.errors import UserError
+
+PATCH = 16
+"""Pixels per patch side: the stem's stride 2 times its projection's stride 8."""
+
+DEMO_WEIGHTS = Path(__file__).parent / "assets" / "demo_backbone.pth"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (method page, section 1). The defaults are the published ViT-B/16 at 288 x 144."""
+
+    image_height: int = 288
+    """Height of the images that the network sees, in pixels; a multiple of 16."""
+    image_width: int = 144
+    """Width of the images that the network sees, in pixels; a multiple of 16."""
+    dim: int = 768
+    """Width D of the transformer and of each embedding."""
+    depth: int = 12
+    """Number of transformer blocks; the last one becomes the deep and the shallow head."""
+    heads: int = 12
+    """Attention heads; they divide `dim`."""
+    mlp_ratio: float = 4.0
+    """Width of a block's MLP as a multiple of `dim`."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last block; it grows linearly from 0 at the first."""
+    pretrained: str | None = None
+    """File of backbone weights (ICS, DINO or timm ViT) to start from; None: random weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_height", "image_width"):
+            if getattr(self, name) < PATCH or getattr(self, name) % PATCH:
+                raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}: it must be a multiple of {PATCH} "
+                                f"(the patch size), such as {max(1, round(getattr(self, name) / PATCH)) * PATCH}")
+        if self.depth < 2:
+            raise UserError(f"depth is {self.depth}: at least 2 blocks are needed, one of them for the heads")
+        if self.heads < 1 or self.dim % self.heads:
+            raise UserError(f"heads is {self.heads}: it must divide dim ({self.dim})")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across, (18, 9) at 288 x 144."""
+        return self.image_height // PATCH, self.image_width // PATCH
+
+
+@dataclass(frozen=True)
+class EpochSettings:
+    """`Config` resolved for one epoch."""
+
+    epoch: int
+    stage: Literal[1, 2]
+    steps: int
+    learning_rate: float
+    cluster_momentum: float
+    k1_visible: int
+    k1_infrared: int
+    homogeneous_weight: float
+    """Weight of the neighbour losses within a modality; 0: not formed."""
+    visible_to_infrared_weight: float
+    """Weight of the neighbour loss of visible anchors and infrared targets; 0: not formed."""
+    infrared_to_visible_weight: float
+    """The same for infrared anchors and visible targets."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run. Numbers without a remark are those of the published SYSU-MM01 run (method page, section 7)."""
+
+    dataset: Literal["sysu", "regdb"]
+    """Layout and test protocol of the data."""
+    data_dir: Path
+    """The data set's own folder."""
+    run_dir: Path
+    """Where config.json, log.jsonl, checkpoints and results go (RegDB: a folder trial-<n> below it for each trial)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    # Data
+    published_counts: bool = True
+    """Compare the data's identities and images with the published counts and say so when they differ."""
+    synthetic_seed: int | None = None
+    """Draw the embedded synthetic people from this seed into `data_dir` where they are not there yet. None: real data."""
+    synthetic_identities: tuple[int, int] = (60, 40)
+    """Training and test identities of the synthetic set."""
+    trial: int | None = None
+    """RegDB: train or test this one of the ten splits only (1 to 10). Without it, all ten one after another."""
+    workers: int = 8
+    """Processes that read and augment images; results do not depend on it."""
+    embedding_batch: int = 256
+    """Images at once when embedding for clustering and tests; results do not depend on it."""
+
+    # Pseudo-labels (sections 3 and 6)
+    eps: float = 0.6
+    """DBSCAN radius on the Jaccard distance, both modalities; smaller where the set is small and its images are alike (RegDB: 0.3)."""
+    min_samples: int = 4
+    """DBSCAN's number of neighbours, itself included, that make a row a core row."""
+    k1: int = 30
+    """Size of the k-reciprocal neighbour lists."""
+    k1_visible_stage2: int = 15
+    """The same for visible images from stage 2 on, whose clusters are purer by then (RegDB: 30, unchanged)."""
+    k2: int = 6
+    """Neighbours over which the weights of the Jaccard distance are averaged (local query expansion)."""
+    association_k: int = 20
+    """CRA: nearest infrared rows that vote on a visible row's label (about the size of a cluster; RegDB: 10 images an identity)."""
+    smooth_k: int = 5
+    """CRA: nearest visible rows over which the votes are smoothed."""
+
+    # Batches (section 7)
+    identities: int = 8
+    """Pseudo-identities in a batch."""
+    instances: int = 16
+    """Images of each; identities x instances visible and as many infrared images make a step."""
+
+    # Memories and losses (sections 4 and 5)
+    temperature: float = 0.05
+    """Temperature of all contrastive losses."""
+    cluster_momentum: float = 0.1
+    """Share that a cluster centre keeps at each update: small, so that the hardest recent images lead it."""
+    cluster_momentum_first_epoch: float = 0.1
+    """The same in epoch 0 (RegDB: 0.99; try 0.9 or 0.99 when the loss does not come down in the first epoch)."""
+    instance_momentum: float = 0.9
+    """Share that an instance-memory row keeps at each update (the new embedding enters un-normalised and dominates)."""
+    neighbor_threshold: float = 0.9
+    """CNL: a target is a neighbour when its similarity exceeds this share of the row's largest, at both levels."""
+    shallow_weight: float = 0.5
+    """CNL: weight of the shallow level's loss beside the deep one's."""
+    homogeneous_from: int = 0
+    """CNL: first epoch with neighbour losses within a modality (RegDB: 1, its first clusters are too coarse)."""
+    heterogeneous_from: int = 10
+    """CNL: first epoch with neighbour losses across modalities, when these have come closer."""
+    homogeneous_weight: tuple[float, float] = (1.0, 0.1)
+    """CNL: weight of the losses within a modality, stage 1 and stage 2."""
+    heterogeneous_weight: tuple[float, float] = (0.5, 0.1)
+    """CNL: weight of the losses across modalities, stage 1 and stage 2."""
+    visible_to_infrared_weight: float = 0.1
+    """CNL: further weight of visible anchors with infrared targets (even epochs)."""
+    infrared_to_visible_weight: float = 1.0
+    """CNL: further weight of infrared anchors with visible targets (odd epochs)."""
+
+    # Parts of the method, for ablations
+    shallow: bool = True
+    """Shallow-deep learning: use the shallow embedding beside the deep one."""
+    cnl: bool = True
+    """Collaborative Neighbor Learning."""
+    cra: bool = True
+    """Collaborative Ranking Association: visible labels come from infrared clusters in stage 2. Without it stage 1 goes on."""
+
+    # Schedule (section 7)
+    epochs: int = 50
+    """Epochs of both stages together."""
+    stage2_from: int = 30
+    """First epoch of stage 2; it starts from the selected stage-1 weights."""
+    steps_stage1: int = 200
+    """Steps an epoch in stage 1."""
+    steps_stage2: int = 100
+    """Steps an epoch in stage 2."""
+    learning_rate: float = 3.5e-4
+    """SGD's learning rate in the first epochs."""
+    sgd_momentum: float = 0.9
+    """SGD's momentum."""
+    weight_decay: float = 5e-4
+    """On every trained parameter, normalisations included."""
+    lr_step: int = 20
+    """The learning rate falls to a tenth every so many epochs."""
+    seed: int = 1
+    """Everything random in an epoch follows from this, the trial and the epoch."""
+    bn_replicas: int = 2
+    """Groups of a batch that are batch-normalised apart, as on the published runs' GPUs (section 9.6); independent of the number of GPUs here."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the network: float32 as published, TF32 matrix products, or bfloat16 autocast; embeddings, losses and memories are float32 always."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: much less GPU memory, a third more time, the same result."""
+    deterministic: bool = False
+    """Use deterministic device kernels only, so that two runs on one machine are equal (on the CPU they are anyway)."""
+    on_degenerate: Literal["stop", "keep-labels"] = "stop"
+    """When clustering finds nothing to learn from (fewer than two clusters, no association): stop and say why, or train on with the last epoch's labels."""
+    resume: Literal["never", "auto", "always"] = "never"
+    """Go on from the run folder's last checkpoint: auto, if there is one; always (also `--resume` alone), or fail. Never: refuse a folder that holds a run."""
+    select: Literal["test-rank1", "last"] = "test-rank1"
+    """The epoch that is kept as best and that stage 2 starts from: by Rank-1 on the test set, as published, or simply the last one."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            (self.epochs < 1, f"epochs is {self.epochs}: at least 1"),
+            (self.identities < 1 or self.instances < 1, f"a batch of {self.identities} identities x {self.instances} instances is empty"),
+            (not 0 < self.eps < 1, f"eps is {self.eps}: Jaccard distances lie between 0 and 1"),
+            (min(self.k1, self.k1_visible_stage2, self.k2, self.association_k, self.smooth_k) < 1, "k1, k2, association-k and smooth-k are at least 1"),
+            (self.bn_replicas < 1, f"bn-replicas is {self.bn_replicas}: at least 1"),
+            (self.identities * self.instances < 2 * self.bn_replicas,
+             f"a batch of {self.identities} x {self.instances} images is too small for {self.bn_replicas} batch-normalisation replicas"),
+            (self.trial is not None and not 1 <= self.trial <= 10, f"trial is {self.trial}: RegDB has trials 1 to 10"),
+            (self.trial is not None and self.dataset != "regdb", "trial belongs to RegDB alone; SYSU-MM01 has one training set"),
+            (self.lr_step < 1, f"lr-step is {self.lr_step}: at least 1"),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise UserError(message)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one modality in a step (128); the step sees two views of each visible one."""
+        return self.identities * self.instances
+
+    def at(self, epoch: int) -> EpochSettings:
+        """The settings of epoch 0, 1, …: stage, steps, learning rate and weights (method page, sections 5 to 7)."""
+        stage: Literal[1, 2] = 2 if self.cra and epoch >= self.stage2_from else 1
+        homogeneous = self.cnl and epoch >= self.homogeneous_from
+        heterogeneous = self.heterogeneous_weight[stage - 1] if self.cnl and epoch >= self.heterogeneous_from else 0.0
+        even = epoch % 2 == 0
+        return EpochSettings(
+            epoch=epoch,
+            stage=stage,
+            steps=self.steps_stage1 if stage == 1 else self.steps_stage2,
+            learning_rate=self.learning_rate * 0.1 ** (epoch // self.lr_step),
+            cluster_momentum=self.cluster_momentum_first_epoch if epoch == 0 else self.cluster_momentum,
+            k1_visible=self.k1 if stage == 1 else self.k1_visible_stage2,
+            k1_infrared=self.k1,
+            homogeneous_weight=self.homogeneous_weight[stage - 1] if homogeneous else 0.0,
+            visible_to_infrared_weight=heterogeneous * self.visible_to_infrared_weight if even else 0.0,
+            infrared_to_visible_weight=heterogeneous * self.infrared_to_visible_weight if not even else 0.0,
+        )
+
+    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = ("data_dir", "run_dir", "workers", "embedding_batch", "resume", "published_counts", "gradient_checkpointing")
+
+    def differences(self, other: Config) -> list[str]:
+        """Options whose values differ and that change what is computed, as `--eps 0.6 (was 0.5)`; empty: one run can go on as the other."""
+        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = ({**d.pop("model"), **d} for d in (mine, theirs))
+        return [f"--{k.replace('_', '-')} {mine[k]} (was {theirs[k]})" for k in mine if k not in self.NOT_IN_RESULT and mine[k] != theirs[k]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain numbers, strings and lists, for config.json and checkpoints."""
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: plain(v) for k, v in value.items()}
+            return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        return plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Config:
+        """The inverse of `to_json`. Raises UserError for names that this version does not know."""
+        unknown = sorted(data.keys() - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise UserError(f"the saved settings have unknown names: {', '.join(unknown)}")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values |= {"model": ModelConfig(**data["model"]), "data_dir": Path(data["data_dir"]), "run_dir": Path(data["run_dir"])}
+        return cls(**values)
+
+
+PRETRAINED = "pretrained/vit_base_ics_cfs_lup.pth"
+
+PRESETS: dict[str, Config] = {
+    "sysu": Config(
+        dataset="sysu", data_dir=Path("data/sysu"), run_dir=Path("runs/sysu"),
+        model=ModelConfig(pretrained=PRETRAINED),
+    ),
+    "regdb": Config(
+        dataset="regdb", data_dir=Path("data/regdb"), run_dir=Path("runs/regdb"),
+        model=ModelConfig(pretrained=PRETRAINED),
+        epochs=30, stage2_from=20, steps_stage1=50, steps_stage2=50,
+        eps=0.3, k1_visible_stage2=30, association_k=10,
+        cluster_momentum_first_epoch=0.99, homogeneous_from=1,
+    ),
+    # A small ViT on the embedded synthetic set, for a laptop: the same code path, other sizes. The lists are shorter
+    # since an identity has fewer images; the schedule is compressed to end in minutes.
+    "demo": Config(
+        dataset="sysu", data_dir=Path("data/demo"), run_dir=Path("runs/demo"), published_counts=False, synthetic_seed=0,
+        model=ModelConfig(image_height=96, image_width=48, dim=128, depth=4, heads=4, drop_path=0.0, pretrained=str(DEMO_WEIGHTS)),
+        workers=0, embedding_batch=128,
+        eps=0.5, k1=12, k1_visible_stage2=12, k2=4, association_k=10,
+        identities=8, instances=4,
+        epochs=9, stage2_from=6, steps_stage1=20, steps_stage2=20, heterogeneous_from=1,
+    ),
+}
+"""The published settings of each data set, and those of the demo."""

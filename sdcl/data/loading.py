@@ -1,0 +1,161 @@
+"""Images from disk to batches, in worker processes, with results that do not depend on the number of workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from sdcl.data.records import ImageRecord
+from sdcl.data.sampler import PseudoIdentityBatches
+from sdcl.errors import UserError
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def open_image(path: str) -> Image.Image:
+    """Read a whole image file as RGB. Raises UserError, with the path, for a missing, truncated or other file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except Exception as error:  # decoders meet broken files with errors of many kinds
+        raise UserError(f"{path}: cannot be read as an image ({error}); restore this file") from None
+
+
+def training_loader(
+    records: Sequence[ImageRecord],
+    transforms: Sequence[Transform],
+    batches: PseudoIdentityBatches,
+    workers: int,
+    seed: int,
+    part: tuple[int, int] = (0, 1),
+) -> DataLoader:
+    """Loader of one epoch's training batches of a modality.
+
+    A batch of b images and V transforms is V·b rows: view 1 of all images, then view 2 of all of them. Yields
+    (images, rows): images float32 [V·b/P, 3, H, W], the `part` of the batch that this of P processes works on; rows
+    int64 [V·b], the places in `records` of the whole batch.
+
+    The draws of a view depend only on `seed`, the image's place in the epoch and the number of the view, so neither the
+    number of workers or processes nor anything else that uses random numbers changes a batch.
+
+    Args:
+        records: the modality's training rows, to which the batches' rows refer.
+        transforms: PIL image -> float32 [3, H, W], random through PyTorch's default generator.
+        workers: number of processes that load; 0 loads in this one.
+        seed: a non-negative number, new for each epoch.
+        part: (p, P): the p-th of P equal, contiguous parts of every batch.
+
+    Raises:
+        ValueError: a batch does not divide into P equal parts.
+        UserError: on iterating, an image cannot be read.
+    """
+    rows = len(transforms) * batches.batch_size
+    if rows % part[1]:
+        raise ValueError(f"a batch of {rows} rows does not divide into {part[1]} equal parts")
+    return _Loader(
+        _TrainingBatches([record.path for record in records], transforms, seed, part),
+        batch_size=None,  # an item is a whole batch
+        sampler=_Placed(batches),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
+    )
+
+
+def evaluation_loader(paths: Sequence[str], transform: Transform, batch_size: int, workers: int) -> DataLoader:
+    """Loader of float32 batches [b, 3, H, W] in the order of `paths`, the last one possibly smaller.
+
+    Iterating raises UserError for an unreadable image.
+    """
+    return _Loader(
+        _Images(paths, transform),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
+
+
+class _Loader(DataLoader):
+    """Raises a UserError that a worker met as it is, where DataLoader would wrap it into the worker's traceback."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Placed(Sampler[tuple[int, list[int]]]):
+    """Batches of rows, each with the place in the epoch of its first one."""
+
+    def __init__(self, batches: PseudoIdentityBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        place = 0
+        for rows in self.batches:
+            yield place, rows
+            place += len(rows)
+
+
+class _TrainingBatches(Dataset):
+    """(place of the first row, rows) -> a batch as `training_loader` yields it, or the UserError of a broken file."""
+
+    def __init__(self, paths: list[str], transforms: Sequence[Transform], seed: int, part: tuple[int, int]) -> None:
+        self.paths, self.transforms, self.seed, self.part = paths, list(transforms), seed, part
+
+    def __getitem__(self, item: tuple[int, list[int]]) -> tuple[Tensor, Tensor] | UserError:
+        place, rows = item
+        number, parts = self.part
+        share = len(self.transforms) * len(rows) // parts
+        own = range(number * share, (number + 1) * share)
+        views: list[list[Tensor]] = [[] for _ in self.transforms]
+        for slot, row in enumerate(rows):
+            wanted = [v for v in range(len(views)) if v * len(rows) + slot in own]
+            if not wanted:
+                continue
+            try:
+                image = open_image(self.paths[row])
+            except UserError as error:
+                return error
+            for v in wanted:
+                views[v].append(self._view(image, place + slot, v))
+        return torch.stack([image for view in views for image in view]), torch.tensor(rows * len(views))
+
+    def _view(self, image: Image.Image, place: int, number: int) -> Tensor:
+        draws = np.random.SeedSequence([self.seed, place, number]).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
+            torch.default_generator.manual_seed(int(draws[0]))
+            return self.transforms[number](image)
+
+
+class _Images(Dataset):
+    """place -> tensor [3, H, W], or the UserError of an unreadable file."""
+
+    def __init__(self, paths: Sequence[str], transform: Transform) -> None:
+        self.paths, self.transform = list(paths), transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> Tensor | UserError:
+        try:
+            return self.transform(open_image(self.paths[place]))
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    """Stack the samples, or hand on the first UserError among them."""
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)

@@ -1,0 +1,127 @@
+"""RegDB: raw images with ten numbered splits in `idx/`, and the prepared folders made from them.
+
+`idx/{train,test}_{visible,thermal}_{1…10}.txt` hold lines `relative/path.bmp label`. What RegDB calls thermal is
+"infrared" here.
+"""
+
+import os
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, market_records, modality_folder, place_files
+from sdcl.errors import UserError
+
+TRIALS = range(1, 11)
+CAMERA = 1  # one camera a modality
+QUERIES_PER_IDENTITY = 4  # of each test identity and modality, in the same-modality diagnostic folders
+
+_LIST_NAMES = {"visible": "visible", "infrared": "thermal"}
+
+
+def prepare(data_dir: Path, progress: bool = True) -> list[str]:
+    """Make `rgb_modify/<trial>/` and `ir_modify/<trial>/` in `data_dir` for all ten trials.
+
+    Each gets `bounding_box_train/`, `bounding_box_test/` (all images of the trial's lists) and `query/` (the first four
+    test images of each identity), files named `<label>_c1_<file>`. Files are hard links where possible. The call may
+    be interrupted and repeated; folders that hold anything else stay untouched.
+
+    Returns one note for each folder left untouched. Raises UserError when lists or images are missing, a list is
+    malformed, and when writing fails.
+    """
+    plans = {}
+    for trial in TRIALS:
+        for modality in MODALITIES:
+            folder = os.path.join(data_dir, modality_folder(modality), str(trial))
+            test = test_records(data_dir, modality, trial)
+            plans[os.path.join(folder, "bounding_box_train")] = _named(list_records(data_dir, "train", modality, trial))
+            plans[os.path.join(folder, "query")] = _named(_first_images(test))
+            plans[os.path.join(folder, "bounding_box_test")] = _named(test)
+    return place_files(plans, progress)
+
+
+def train_records(data_dir: str | os.PathLike[str], modality: str, trial: int) -> list[ImageRecord]:
+    """A trial's training images of a modality from its prepared folder, sorted by path as text.
+
+    modality: "visible" or "infrared"; trial: 1…10, ValueError otherwise.
+    Raises UserError when the folder is missing or empty or holds a file of another kind of name.
+    """
+    _check_trial(trial)
+    folder = os.path.join(data_dir, modality_folder(modality), str(trial), "bounding_box_train")
+    if not os.path.lexists(folder):
+        raise UserError(
+            f"{folder}: no prepared training images; run `python prepare_regdb.py --data-dir {data_dir}` first "
+            f"({DEMO_HINT})"
+        )
+    return market_records(folder)
+
+
+def test_records(data_dir: str | os.PathLike[str], modality: str, trial: int) -> list[ImageRecord]:
+    """A trial's test images of a modality: raw files in the order of the test list. Arguments as `train_records`.
+
+    Raises UserError for a missing or malformed list and for listed images that do not exist.
+    """
+    return list_records(data_dir, "test", modality, trial)
+
+
+def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, trial: int) -> list[ImageRecord]:
+    """The raw images that `idx/<split>_<modality>_<trial>.txt` names, in its order; split is "train" or "test"."""
+    _check_trial(trial)
+    modality_folder(modality)  # checks the name
+    path = os.path.join(data_dir, "idx", f"{split}_{_LIST_NAMES[modality]}_{trial}.txt")
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{path}: no such file; put RegDB as released (Visible, Thermal and idx) into {data_dir}, "
+            f"or name its folder with --data-dir ({DEMO_HINT})"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    records = [_parse(line, data_dir, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not records:
+        raise UserError(f"{path}: the list is empty; restore the released file")
+    absent = [record.path for record in records if not os.path.isfile(record.path)]
+    if absent:
+        raise UserError(
+            f"{path}: {len(absent):,} of {len(records):,} listed images do not exist, the first is {absent[0]}; "
+            "the copy of RegDB is incomplete: copy the missing files"
+        )
+    return records
+
+
+def _parse(line: str, data_dir: str | os.PathLike[str], where: str) -> ImageRecord:
+    """One line `relative/path.bmp label`; `where` names it in errors."""
+    parts = line.rsplit(maxsplit=1)
+    if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
+        raise UserError(f"{where}: must read `path.bmp label`, but is {line[:80]!r}; restore the released file")
+    relative = PurePosixPath(parts[0])
+    if relative.is_absolute() or ".." in relative.parts or "\\" in parts[0] or "\0" in parts[0]:
+        raise UserError(f"{where}: {parts[0][:80]!r} leads out of {data_dir}; restore the released file")
+    return ImageRecord(os.path.join(data_dir, *relative.parts), int(parts[1]), CAMERA)
+
+
+def _first_images(records: list[ImageRecord]) -> list[ImageRecord]:
+    """The first images of each identity by path."""
+    groups = defaultdict(list)
+    for record in sorted(records):
+        groups[record.identity].append(record)
+    return [record for images in groups.values() for record in images[:QUERIES_PER_IDENTITY]]
+
+
+def _named(records: list[ImageRecord]) -> dict[str, str]:
+    """Prepared file name -> raw path. UserError when two raw files would share a name."""
+    named: dict[str, str] = {}
+    for record in records:
+        name = f"{record.identity}_c{CAMERA}_{os.path.basename(record.path)}"
+        if named.setdefault(name, record.path) != record.path:
+            raise UserError(
+                f"{record.path} and {named[name]} would both be prepared as {name}: one file name twice under one "
+                "label; restore the released lists"
+            )
+    return named
+
+
+def _check_trial(trial: int) -> None:
+    if trial not in TRIALS:
+        raise ValueError(f"RegDB has trials 1 to 10, not {trial!r}")

@@ -1,0 +1,69 @@
+"""The training images of a run, found, counted and identified before anything else happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdcl import distributed
+from sdcl.config import Config
+from sdcl.data import regdb, sysu
+from sdcl.data.records import MODALITIES, ImageRecord
+from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
+from sdcl.data.verify import REGDB_PUBLISHED, SYSU_PUBLISHED, CheckReport, data_fingerprint, verify_regdb, verify_sysu
+
+__all__ = ["TrainingSet", "load_training_set", "training_fingerprint"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Training images by modality, sorted by path as text: their order numbers the clusters and the memories' rows.
+
+    Identities in the records are for diagnostics alone; nothing that trains reads them.
+    """
+
+    records: dict[str, list[ImageRecord]]
+    fingerprint: str
+    report: CheckReport
+
+
+def load_training_set(config: Config, trial: int) -> TrainingSet:
+    """Finds a run's training images and compares their counts with the published ones (without opening them).
+
+    A synthetic set (`config.synthetic_seed`) is drawn and prepared first where it is not there yet.
+
+    Raises:
+        UserError: folders or lists are missing or malformed; the message says what to put where.
+    """
+    def check() -> CheckReport:                            # on one process: the others find the files drawn
+        if config.synthetic_seed is not None:
+            _draw(config)
+        if config.dataset == "regdb":
+            return verify_regdb(config.data_dir, deep=False, trials=[trial], published=REGDB_PUBLISHED if config.published_counts else None)
+        return verify_sysu(config.data_dir, deep=False, published=SYSU_PUBLISHED if config.published_counts else None)
+
+    report = distributed.from_main(check)
+    records = _records(config, trial)
+    return TrainingSet(records, _fingerprint(records), report)
+
+
+def training_fingerprint(config: Config, trial: int) -> str:
+    """The fingerprint of the training images in `config.data_dir`. Raises UserError where there are none."""
+    return _fingerprint(_records(config, trial))
+
+
+def _records(config: Config, trial: int) -> dict[str, list[ImageRecord]]:
+    return {m: regdb.train_records(config.data_dir, m, trial) if config.dataset == "regdb" else sysu.train_records(config.data_dir, m)
+            for m in MODALITIES}
+
+
+def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
+    return data_fingerprint([r for m in MODALITIES for r in records[m]])
+
+
+def _draw(config: Config) -> None:
+    train, test = config.synthetic_identities
+    people = SyntheticConfig(train_identities=train, test_identities=test, seed=config.synthetic_seed or 0,
+                             height=config.model.image_height, width=config.model.image_width)
+    write, prepare = (write_regdb_layout, regdb.prepare) if config.dataset == "regdb" else (write_sysu_layout, sysu.prepare)
+    write(config.data_dir, people)
+    prepare(config.data_dir, progress=False)

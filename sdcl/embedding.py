@@ -1,0 +1,80 @@
+"""Images to embeddings, for clustering, tests and users' own pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdcl import distributed
+from sdcl.data.loading import evaluation_loader
+from sdcl.data.transforms import evaluation_transform
+from sdcl.models import Embeddings, SDCLModel
+
+__all__ = ["clustering_features", "embed", "retrieval_features"]
+
+
+@torch.no_grad()
+def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "infrared"], *,
+          interpolation: Literal["bicubic", "lanczos"] = "lanczos", batch_size: int = 256, workers: int = 0,
+          precision: str = "fp32", progress: Callable[[int], object] | None = None) -> Embeddings:
+    """Embeddings of image files: the mean of image and horizontal flip (method page, sections 3 and 8).
+
+    With several processes each embeds its share and all get the whole.
+
+    Args:
+        model: put into evaluation mode and back; its device is used.
+        paths: N image files.
+        modality: which patch embedding they go through.
+        interpolation: of the resize; bicubic for clustering, Lanczos for tests, as published (section 9.5).
+        progress: called with the number of images after each batch.
+
+    Returns:
+        deep and shallow [N, D] float32 on the model's device, un-normalised.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    height, width = model.config.image_height, model.config.image_width
+    device = model.cls_token.device
+    shares = distributed.shares(len(paths))
+    own = shares[distributed.rank()]
+    loader = evaluation_loader(list(paths[own]), evaluation_transform(height, width, interpolation), batch_size, workers)
+    was_training = model.training
+    model.eval()
+    deep, shallow = [], []
+    try:
+        for images in loader:
+            images = images.to(device, non_blocking=True)
+            with distributed.autocast(device, precision):
+                plain, flipped = (model(**{modality: x}) for x in (images, images.flip(3)))
+            deep.append((plain.deep.float() + flipped.deep.float()) / 2)
+            shallow.append((plain.shallow.float() + flipped.shallow.float()) / 2)
+            if progress is not None:
+                progress(len(images))
+    finally:
+        model.train(was_training)
+    empty = [torch.empty(0, model.dim, device=device)]
+    return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), [s.stop - s.start for s in shares]) for x in (deep, shallow)))
+
+
+def clustering_features(embeddings: Embeddings, shallow: bool = True) -> Tensor:
+    """L2-normalise(concat(deep, shallow)) [N, 2D] (section 3, point 2); without `shallow` the deep level alone [N, D]."""
+    return F.normalize(torch.cat(embeddings, dim=1) if shallow else embeddings.deep, dim=1)
+
+
+def retrieval_features(embeddings: Embeddings, each_level: bool, shallow: bool = True) -> Tensor:
+    """What test similarities are dot products of, [N, 2D] (section 8).
+
+    Args:
+        embeddings: un-normalised.
+        each_level: normalise deep and shallow by themselves (the final SYSU-MM01 test: the sum of two cosines) rather
+            than their concatenation (RegDB, and every test during training).
+        shallow: False for an ablated model that uses the deep level alone.
+    """
+    if each_level and shallow:
+        return torch.cat([F.normalize(x, dim=1) for x in embeddings], dim=1)
+    return clustering_features(embeddings, shallow)

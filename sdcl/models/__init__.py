@@ -1,0 +1,26 @@
+"""The network and its weight files."""
+
+from sdcl.models.sdcl_model import Embeddings, SDCLModel
+from sdcl.models.weights import (
+    LoadReport,
+    build_model,
+    load_backbone,
+    load_checkpoint,
+    published_names,
+    published_state_dict,
+    published_unused,
+    save_published_format,
+)
+
+__all__ = [
+    "Embeddings",
+    "LoadReport",
+    "SDCLModel",
+    "build_model",
+    "load_backbone",
+    "load_checkpoint",
+    "published_names",
+    "published_state_dict",
+    "published_unused",
+    "save_published_format",
+]

@@ -1,0 +1,163 @@
+"""The two-level network: one vision transformer, two patch embeddings, two heads (method page, section 1)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sdcl.config import ModelConfig
+from sdcl.models.stem import ConvStem
+
+__all__ = ["EmbeddingHead", "Embeddings", "SDCLModel", "class_token_output"]
+
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Embeddings(NamedTuple):
+    """Un-normalised embeddings of B images at both levels, [B, D] each."""
+
+    deep: Tensor
+    shallow: Tensor
+
+
+def class_token_output(block: Block, tokens: Tensor) -> Tensor:
+    """The class token's row of `block(tokens)`: [B, N, D] to [B, D].
+
+    It computes no other row: keys and values come from all tokens, but query, projection and MLP from the class
+    token alone, a sixth of the whole block's work. Nothing reads the other rows of a head's block. Random numbers
+    (stochastic depth) are drawn as the whole block would draw them.
+    """
+    attn: Any = block.attn                                  # its layers, which nn.Module does not type
+    dim = tokens.shape[2]
+    x = tokens[:, :1]
+    y = block.norm1(tokens)
+    query = F.linear(y[:, :1], attn.qkv.weight[:dim], attn.qkv.bias[:dim])                     # [B, 1, D]
+    keys_values = F.linear(y, attn.qkv.weight[dim:], attn.qkv.bias[dim:])                      # [B, N, 2D]
+    q = query.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)                              # [B, heads, 1, d]
+    k, v = keys_values.unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, d]
+    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)              # [B, 1, D]
+    x = x + block.drop_path1(attn.proj(attended))
+    x = x + block.drop_path2(block.mlp(block.norm2(x)))
+    return x[:, 0]
+
+
+class EmbeddingHead(nn.Module):
+    """A transformer block, LayerNorm and BatchNorm on the class token (method page, section 1, points 4 to 6).
+
+    The BatchNorm's weight is trained; its bias is 0 and frozen, so that embeddings stay centred.
+    """
+
+    def __init__(self, block: Block, dim: int) -> None:
+        super().__init__()
+        self.block = block
+        self.norm = LayerNorm(dim)
+        self.bn = nn.BatchNorm1d(dim)
+        self.bn.bias.requires_grad_(False)
+
+    def forward(self, tokens: Tensor, recompute: bool = False) -> Tensor:
+        """Tokens [B, N, D], the class token first, to embeddings [B, D]; `recompute`: see `SDCLModel`."""
+        if recompute:
+            x = checkpoint(class_token_output, self.block, tokens, use_reentrant=False)
+        else:
+            x = class_token_output(self.block, tokens)
+        return self.bn(self.norm(x))
+
+
+class SDCLModel(nn.Module):
+    """Visible and infrared images to deep and shallow embeddings (method page, section 1).
+
+    A fresh instance has PyTorch's initial weights; `build_model` gives it its proper ones. A batch that is passed in
+    training mode is batch-normalised as a whole; `sdcl.training.replicas` splits it (section 9.6).
+
+    Attributes:
+        gradient_checkpointing: in training, keep only the blocks' inputs and compute the rest again in the backward
+            pass: much less memory for a third more time, equal gradients.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        dim, rows, columns = config.dim, *config.grid
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()   # stochastic depth, growing with depth
+
+        def block(index: int) -> Block:
+            return Block(dim, config.heads, config.mlp_ratio, qkv_bias=True, drop_path=rates[index],
+                         norm_layer=LayerNorm)
+
+        self.stem_visible = ConvStem(dim)
+        self.stem_infrared = ConvStem(dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, dim))
+        self.blocks = nn.ModuleList(block(i) for i in range(config.depth - 1))
+        self.deep_head = EmbeddingHead(block(config.depth - 1), dim)
+        self.shallow_head = EmbeddingHead(block(config.depth - 1), dim)
+
+    @property
+    def dim(self) -> int:
+        """D, the width of each embedding."""
+        return self.config.dim
+
+    def forward(self, visible: Tensor | None = None, infrared: Tensor | None = None) -> Embeddings:
+        """Embeds one modality or both.
+
+        Args:
+            visible: normalised images [Bv, 3, H, W] of the configured size, or None.
+            infrared: the same [Bi, 3, H, W], or None.
+
+        Returns:
+            deep and shallow [Bv + Bi, D], visible rows first, un-normalised.
+
+        Raises:
+            ValueError: both are None, or images of another size.
+        """
+        pairs = ((self.stem_visible, visible), (self.stem_infrared, infrared))
+        patches = [self._patches(stem, images) for stem, images in pairs if images is not None]
+        if not patches:
+            raise ValueError("the model needs visible images, infrared images, or both; it got neither")
+        s = torch.cat(patches)                                                # [B, P, D]
+        h = torch.cat([self.cls_token.expand(len(s), -1, -1), s], dim=1) + self.pos_embed
+        shallow_tokens = h[:, 1:]
+        recompute = self.gradient_checkpointing and self.training
+        for block in self.blocks:
+            h = checkpoint(block, h, use_reentrant=False) if recompute else block(h)
+        # Shallow: what the last block makes of the first patch tokens, under the class token that has seen all blocks.
+        mixed = torch.cat([h[:, :1], shallow_tokens], dim=1)
+        return Embeddings(self.deep_head(h, recompute), self.shallow_head(mixed, recompute))
+
+    def _patches(self, stem: ConvStem, images: Tensor) -> Tensor:
+        expected = (3, self.config.image_height, self.config.image_width)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images have shape {tuple(images.shape)}; the model takes [B, *{expected}]")
+        return stem(images)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Random weights from torch's global generator, then `copy_branches`.
+
+        Linear layers, class token and position embedding: normal, deviation 0.02, truncated; convolutions: Kaiming;
+        biases 0; normalisations 1 and 0.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.copy_branches()
+
+    def copy_branches(self) -> None:
+        """Copies the visible stem to the infrared one, the deep head to the shallow one, BatchNorm1d afresh."""
+        self.deep_head.bn.reset_parameters()
+        self.stem_infrared.load_state_dict(self.stem_visible.state_dict())
+        self.shallow_head.load_state_dict(self.deep_head.state_dict())

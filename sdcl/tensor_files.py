@@ -1,0 +1,94 @@
+"""Reading a weight file safely, and copying its tensors into a model all at once or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file as load_safetensors
+from torch import Tensor, nn
+
+from sdcl.errors import UserError
+
+__all__ = ["fill", "first_names", "read_weights", "tensors_in"]
+
+HARMLESS_TYPES: list[Any] = [
+    # What real files hold besides tensors: DINO keeps its command line, others a metric as a NumPy scalar.
+    argparse.Namespace, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i8")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """The top level of a weight file (torch.save or safetensors), on the CPU; no pickled code is run.
+
+    Raises:
+        UserError: no such file, damaged, with other objects than tensors and plain values, or not a dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no weight file at {path}{' (it is a folder)' if path.is_dir() else ''}; check the path")
+    try:
+        with path.open("rb") as file:
+            is_safetensors = file.read(9)[8:] == b"{"                  # 8 bytes of length, then a JSON header
+        if is_safetensors:
+            return load_safetensors(path)
+        with torch.serialization.safe_globals(HARMLESS_TYPES):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                                         # damaged files make torch raise almost anything
+        foreign = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)).*?(\w+(?:\.\w+)+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and foreign:
+            raise UserError(f"{path} holds objects other than tensors and plain values ({foreign[1]}), which could run "
+                            "code when opened; save the state_dict alone and use that file") from error
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(f"{path} cannot be read as a weight file: it is truncated, damaged or of another kind "
+                        f"({type(error).__name__}: {reason})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not a dict of weights")
+    return data
+
+
+def tensors_in(entries: Any, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors among a dict's entries, their names without `prefix`; none when `entries` is no dict."""
+    if not isinstance(entries, dict):
+        return {}
+    return {str(k).removeprefix(prefix): v for k, v in entries.items() if isinstance(v, Tensor)}
+
+
+@torch.no_grad()
+def fill(model: nn.Module, source: Mapping[str, Tensor], names: Mapping[str, str], path: str | Path,
+         unexpected: list[str]) -> None:
+    """Copies source[theirs] into the model's tensor `ours` for all `names` (ours → theirs).
+
+    Args:
+        path: of the file, for messages.
+        unexpected: entries of the file that must not be there.
+
+    Raises:
+        UserError: one is missing, unexpected, of another shape or not finite; the model stays as it was.
+    """
+    state = model.state_dict()
+    pairs = [(state[ours], source[theirs], theirs) for ours, theirs in sorted(names.items()) if theirs in source]
+    problems = {
+        "missing": sorted(set(names.values()) - source.keys()),
+        "unexpected": unexpected,
+        "of another shape": [f"{theirs} {tuple(t.shape)} instead of {tuple(own.shape)}"
+                             for own, t, theirs in pairs if own.shape != t.shape],
+        "not finite": [theirs for _, t, theirs in pairs if not torch.isfinite(t).all()],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(listed)} {kind}: {first_names(listed)}" for kind, listed in problems.items() if listed)
+        raise UserError(f"{path} does not fit the model, which needs {len(names)} tensors: {found}")
+    for own, t, _ in pairs:
+        own.copy_(t)
+
+
+def first_names(names: list[str], limit: int = 4) -> str:
+    """The first names of a list as text, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

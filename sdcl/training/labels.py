@@ -1,0 +1,72 @@
+"""Pseudo-labels of an epoch: clusters of each modality, and in stage 2 their association (method page, sections 3 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdcl import distributed
+from sdcl.clustering import cluster
+from sdcl.config import Config, EpochSettings
+from sdcl.cra import associate
+from sdcl.embedding import clustering_features
+from sdcl.models import Embeddings
+
+__all__ = ["PseudoLabels", "make_labels"]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Labels of all training rows, int64, -1 = none.
+
+    Attributes:
+        visible_clusters: [N] DBSCAN's labels of the visible rows.
+        infrared: [M] DBSCAN's labels of the infrared rows.
+        visible: [N] the visible rows' labels in use: `visible_clusters` in stage 1, associated infrared labels in stage 2
+            (whether or not the row is an outlier of its own modality).
+        stage: 1 or 2.
+    """
+
+    visible_clusters: Tensor
+    infrared: Tensor
+    visible: Tensor
+    stage: int
+
+    @property
+    def visible_training(self) -> Tensor:
+        """[N] labels of the visible rows that batches draw from: outliers of their own modality do not train (section 6, point 4)."""
+        return torch.where(self.visible_clusters >= 0, self.visible, -1)
+
+    def counts(self) -> dict[str, int]:
+        """Clusters and outliers for the log."""
+        out = {}
+        for name, labels in (("visible", self.visible_clusters), ("infrared", self.infrared)):
+            out[f"{name}_clusters"] = int(labels.max()) + 1
+            out[f"{name}_outliers"] = int((labels < 0).sum())
+        if self.stage == 2:
+            training = self.visible_training
+            out["associated_visible_clusters"] = len(training[training >= 0].unique())
+        return out
+
+
+def make_labels(visible: Embeddings, infrared: Embeddings, settings: EpochSettings, config: Config) -> PseudoLabels:
+    """Clusters both modalities and, in stage 2, gives the visible rows infrared labels.
+
+    Made once, by process 0, and given to all.
+
+    Args:
+        visible, infrared: embeddings of all training rows, in the order of the sorted paths (cluster numbers depend on it).
+    """
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        return (cluster(clustering_features(visible, config.shallow), config.eps, config.min_samples, settings.k1_visible, config.k2),
+                cluster(clustering_features(infrared, config.shallow), config.eps, config.min_samples, settings.k1_infrared, config.k2))
+
+    visible_clusters, infrared_labels = (torch.from_numpy(x).to(visible.deep.device) for x in distributed.from_main(make))
+    labels = visible_clusters
+    if settings.stage == 2:
+        rankings = (visible, infrared) if config.shallow else (Embeddings(visible.deep, visible.deep), Embeddings(infrared.deep, infrared.deep))
+        labels = associate(*rankings[0], *rankings[1], infrared_labels, config.association_k, config.smooth_k)
+    return PseudoLabels(visible_clusters, infrared_labels, labels, settings.stage)

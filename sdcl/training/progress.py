@@ -1,0 +1,100 @@
+"""What a run says while it goes: bars, one line an epoch, the final table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sdcl import distributed
+from sdcl.config import Config, EpochSettings
+from sdcl.data.training_set import TrainingSet
+from sdcl.retrieval import METRICS, TestSet
+
+__all__ = ["Progress", "result_table"]
+
+
+class Progress:
+    """Prints for process 0 and keeps silent elsewhere; bars only where a person watches (standard error is a terminal)."""
+
+    def __init__(self, config: Config, trial: int) -> None:
+        self.config, self.trial = config, trial
+        self.silent = not distributed.is_main()
+        self.bars = not self.silent and sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, data: TrainingSet, test_set: TestSet, device: torch.device) -> None:
+        """Before the first epoch: data and its counts, batch, device, and how the best epoch is chosen."""
+        config = self.config
+        visible, infrared = (len(data.records[m]) for m in ("visible", "infrared"))
+        self.say(f"training data: {config.data_dir}{f', trial {self.trial}' if self.trial else ''}: {visible} visible and {infrared} infrared images "
+                 f"(fingerprint {data.fingerprint})")
+        if config.published_counts and not data.report.ok:
+            self.say(data.report.table())
+        self.say(data.report.verdict if config.published_counts else "counts are not compared with published ones (a data set of its own)")
+        self.say(f"a step: {config.batch_size} visible images in two views and {config.batch_size} infrared, as {config.bn_replicas} "
+                 f"batch-normalisation replica(s), on {distributed.world()} process(es), {device}, {config.precision}")
+        if config.select == "test-rank1":
+            self.say("the best epoch is chosen by Rank-1 on the test set, as in the published runs; --select last never looks at test labels")
+
+    def say(self, text: str) -> None:
+        if not self.silent:
+            self.close()
+            print(text, flush=True)
+
+    def bar(self, what: str, total: int) -> Callable[[int], object]:
+        """A bar that counts images."""
+        return self._new(what, total, "image").update
+
+    def losses(self, settings: EpochSettings) -> Callable[[int, dict[str, float]], object]:
+        """A bar that counts steps and shows the loss and its terms."""
+        bar = self._new(f"epoch {settings.epoch} stage {settings.stage}", settings.steps, "step")
+
+        def show(step: int, means: dict[str, float]) -> None:
+            bar.set_postfix({_short(name): f"{value:.3f}" for name, value in means.items()}, refresh=False)
+            bar.update(step - bar.n)
+        return show
+
+    def epoch(self, line: dict[str, Any], selected: bool) -> None:
+        """The epoch's summary line."""
+        clusters = " ".join(f"{m[:3]} {line[f'{m}_clusters']} clusters {line[f'{m}_outliers']} outliers," for m in ("visible", "infrared"))
+        associated = f" {line['associated_visible_clusters']} associated," if "associated_visible_clusters" in line else ""
+        tests = " ".join(f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f}," for mode, table in line.items()
+                         if isinstance(table, dict) and "rank1" in table)
+        seconds = " ".join(f"{phase} {s:.1f}" for phase, s in line["seconds"].items())
+        self.say(f"epoch {line['epoch']:>2}/{self.config.epochs} stage {line['stage']}: {clusters}{associated} loss {line['loss']:.3f}, {tests} "
+                 f"seconds {seconds}{' *best' if selected else ''}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _new(self, what: str, total: int, unit: str) -> tqdm[Any]:
+        self.close()
+        self._bar = tqdm(total=total, desc=what, unit=unit, disable=not self.bars, leave=False)
+        return self._bar
+
+
+def _short(name: str) -> str:
+    """Terms as they fit beside a bar: cluster_infrared_deep → c_inf_deep."""
+    return "_".join(part[:1] if i == 0 and "_" in name else part[:4] for i, part in enumerate(name.split("_")))
+
+
+def result_table(results: dict[str, Any]) -> str:
+    """The published table's form: a row for each mode and each of the run's weights, mean ± deviation in percent."""
+    rows = [("", "", "R1", "R5", "R10", "R20", "mAP", "mINP")]
+    parts = {"": {k: v for k, v in results.items() if _is_mode(v)}}
+    parts |= {name: results[name] for name in ("last", "stage1", "start", "chance") if name in results}
+    for name, label in (("", results.get("label", "best")), ("last", "last epoch"), ("stage1", "stage 1 alone"), ("start", "before training"), ("chance", "chance")):
+        for mode, table in parts.get(name, {}).items():
+            rows.append((label, mode.replace("_", " "), *(f"{100 * table[m]:.2f} ± {100 * table[f'{m}_std']:.2f}" for m in METRICS)))
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+
+
+def _is_mode(value: Any) -> bool:
+    return isinstance(value, dict) and "rank1" in value

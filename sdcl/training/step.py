@@ -1,0 +1,95 @@
+"""The steps of one epoch: batches in, a trained model and moved memories out (method page, sections 4 to 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from sdcl import distributed
+from sdcl.config import Config, EpochSettings
+from sdcl.data.loading import training_loader
+from sdcl.data.records import ImageRecord
+from sdcl.data.sampler import PseudoIdentityBatches
+from sdcl.data.transforms import InfraredTransform, VisibleTransform
+from sdcl.training.guards import check_finite
+from sdcl.training.labels import PseudoLabels
+from sdcl.training.losses import Memories, sdcl_losses
+from sdcl.training.replicas import ReplicaForward
+from sdcl.training.seeds import derive_seed
+
+__all__ = ["make_optimizer", "train_epoch"]
+
+METERS_EVERY = 10
+"""Steps between two looks at the losses: each one waits for the device."""
+
+
+def make_optimizer(model: nn.Module, config: Config) -> SGD:
+    """SGD over every trained parameter, weight decay on all of them, normalisations included (section 7)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return SGD(trained, lr=config.learning_rate, momentum=config.sgd_momentum, weight_decay=config.weight_decay,
+               fused=trained[0].device.type == "cuda")
+
+
+class Batches:
+    """An epoch's batches: visible (two views of each image) and infrared, drawn independently of each other (section 7)."""
+
+    def __init__(self, visible: Sequence[ImageRecord], infrared: Sequence[ImageRecord], labels: PseudoLabels,
+                 settings: EpochSettings, config: Config, trial: int) -> None:
+        height, width = config.model.image_height, config.model.image_width
+        self.loaders = []
+        for name, records, y, views in (
+                ("visible", visible, labels.visible_training, [VisibleTransform(height, width, False), VisibleTransform(height, width, True)]),
+                ("infrared", infrared, labels.infrared, [InfraredTransform(height, width)])):
+            seed = derive_seed(config.seed, trial, settings.epoch, name)
+            batches = PseudoIdentityBatches(y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances,
+                                            settings.steps, seed)
+            self.loaders.append(training_loader(records, views, batches, config.workers, seed,
+                                                part=(distributed.rank(), distributed.world())))
+
+    def __iter__(self):
+        """visible images [2b/P, 3, H, W] (view 1 of all, then view 2) of this of P processes, visible rows [2b] of all
+        of them, infrared images [b/P, 3, H, W], infrared rows [b]."""
+        for (visible, visible_rows), (infrared, infrared_rows) in zip(*self.loaders, strict=True):
+            yield visible, visible_rows, infrared, infrared_rows
+
+
+def train_epoch(forward: ReplicaForward, optimizer: SGD, batches: Batches, labels: PseudoLabels, memories: Memories,
+                settings: EpochSettings, config: Config, progress: Callable[[int, dict[str, float]], object] | None = None) -> dict[str, float]:
+    """Trains for `settings.steps` steps; returns the mean of the loss ("loss") and of each of its terms.
+
+    Args:
+        forward: the model, over its batch-normalisation replicas.
+        progress: called every few steps with the number of steps done and the means so far.
+
+    Raises:
+        UserError: the loss is not finite; the message names the terms. Model and memories are then of no use.
+    """
+    device = labels.visible.device
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate
+    forward.model.train()
+    sums: dict[str, Tensor] = {}
+    means: dict[str, float] = {}
+    for step, batch in enumerate(batches, 1):
+        visible_images, visible_rows, infrared_images, infrared_rows = (x.to(device, non_blocking=True) for x in batch)
+        visible, infrared = forward(visible_images, infrared_images)
+        losses = sdcl_losses(visible, infrared, labels.visible[visible_rows], labels.infrared[infrared_rows],
+                             visible_rows, infrared_rows, memories, settings, config)
+        memories.update_instances(visible, infrared, visible_rows, infrared_rows)
+        optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        distributed.sum_gradients(forward.model)
+        optimizer.step()
+
+        for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
+            sums[name] = sums[name] + value if name in sums else value.clone()
+        if step % METERS_EVERY == 0 or step == settings.steps:
+            means = {name: float(total) / step for name, total in sums.items()}
+            check_finite(means, settings.epoch, step)
+            if progress is not None:
+                progress(step, means)
+    distributed.share_statistics(forward.model)
+    return means

@@ -1,0 +1,328 @@
+"""Clustering against the dense definition, in every combination of neighbour search and steps."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from sdcl.clustering import cluster, jaccard_distance, neighbors, steps_scipy
+from sdcl.clustering.choice import has
+from sdcl.clustering.dbscan import dbscan_labels
+from sdcl.clustering.features import as_features, full_precision, inner_products
+from sdcl.clustering.jaccard import distance_graph, distances
+from sdcl.clustering.neighbors import nearest_neighbors
+from sdcl.clustering.plain import plain_jaccard, plain_neighbors
+
+GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def identities(n: int, dim: int = 24, per_identity: int = 12, spread: float = 0.35, seed: int = 0) -> np.ndarray:
+    """Shuffled rows around random centres; a tenth of them strangers."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(max(1, n // per_identity), dim)))
+    rows = centres[rng.integers(len(centres), size=n)] + spread * rng.normal(size=(n, dim)) / dim**0.5 * 2
+    strangers = rng.random(n) < 0.1
+    rows[strangers] = rng.normal(size=(strangers.sum(), dim))
+    return unit(rows)
+
+
+def with_copies(n: int, copies: int, seed: int = 0) -> np.ndarray:
+    """Every fifth row is a copy of one of `copies` rows, and one row has 40 copies: more than its k1 neighbours."""
+    rng = np.random.default_rng(seed)
+    x = identities(n, seed=seed)
+    x[::5] = x[rng.integers(1, copies + 1, size=len(x[::5]))]
+    x[rng.permutation(n)[:40]] = x[3]
+    return x
+
+
+def grid(n: int, seed: int = 0) -> np.ndarray:
+    """Rows of four entries ±1/2 among zeros: a handful of similarities, exact in float32, so masses of ties."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((n, 12), np.float32)
+    for row in x:
+        row[rng.choice(12, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
+    return x
+
+
+def module_name(module) -> str:
+    return module.__name__.split(".")[-1]
+
+
+DATA = {
+    "identities": identities(400),
+    "copies": with_copies(400, 20),
+    "grid": grid(300),
+    "one place": np.repeat(identities(1), 70, axis=0),
+    "fewer than k1": identities(20, per_identity=5),
+    "three": identities(3),
+    "two": identities(2),
+    "one": identities(1),
+}
+SETTINGS = [(30, 6), (15, 6), (20, 1), (7, 9), (1, 1), (2, 2)]  # k1, k2
+
+
+def dense(distance: sparse.csr_array) -> np.ndarray:
+    """The dense matrix that the stored entries stand for."""
+    entries = distance.tocoo()
+    out = np.ones(distance.shape, np.float32)
+    out[entries.row, entries.col] = entries.data
+    return out
+
+
+def modules(*names: tuple[str, str]) -> list:
+    """Those of the modules (name, package that it needs) that can be imported here."""
+    return [importlib.import_module(f"sdcl.clustering.{name}") for name, package in names if has(package)]
+
+
+SEARCHES = [neighbors.search_torch, neighbors.search_faiss][: 1 + has("faiss")]
+SEARCHES += [module.search_tiles for module in modules(("search_tiles", "numba"))]
+STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"))
+
+
+@pytest.mark.parametrize("k1, k2", SETTINGS)
+@pytest.mark.parametrize("name", DATA)
+def test_distances_are_those_of_the_definition(name, k1, k2):
+    x = DATA[name]
+    got = jaccard_distance(x, k1, k2)
+    want = plain_jaccard(x, plain_neighbors(x, k1), k1, k2)
+    assert got.dtype == np.float32 and got.has_canonical_format
+    np.testing.assert_allclose(dense(got), want, atol=1e-6)
+    entries = got.tocoo()
+    assert (entries.data < 1).all() and (entries.data >= 0).all()
+    stored = np.zeros(want.shape, bool)
+    stored[entries.row, entries.col] = True
+    assert stored[want < 1 - 1e-6].all()
+    assert (abs(got - got.T)).nnz == 0
+
+
+@pytest.mark.parametrize("k1, k2", [(30, 6), (15, 6), (20, 1)])
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("eps, min_samples", [(0.6, 4), (0.3, 4), (0.5, 2)])
+def test_labels_are_those_of_scikit_learn_on_the_dense_matrix(name, k1, k2, eps, min_samples):
+    dbscan = pytest.importorskip("sklearn.cluster").DBSCAN
+    x = DATA[name]
+    want = plain_jaccard(x, plain_neighbors(x, k1), k1, k2)
+    labels = dbscan(eps=eps, min_samples=min_samples, metric="precomputed").fit(want).labels_
+    got = cluster(x, eps, min_samples, k1, k2)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got, labels)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.__name__)
+@pytest.mark.parametrize("k", [1, 6, 30])
+@pytest.mark.parametrize("name", DATA)
+def test_every_search_ranks_by_similarity_then_index(name, k, search):
+    x = torch.from_numpy(DATA[name])
+    rank, similarity = neighbors.settle(x, k, search)
+    assert rank.dtype == np.int32 and similarity.dtype == np.float32
+    np.testing.assert_array_equal(rank, plain_neighbors(DATA[name], k))
+    want = (x.double() @ x.double().T).gather(1, torch.from_numpy(rank).long())
+    np.testing.assert_allclose(similarity, want.numpy(), atol=1e-6)
+    assert (np.diff(similarity, axis=1) <= 0).all()
+
+
+def test_rows_whose_ties_exceed_the_search_are_searched_in_float64(monkeypatch):
+    """70 copies of one row, 30 neighbours: the lowest indices, none of them found by the float32 search alone."""
+    asked = []
+    exact = neighbors.search_float64
+    monkeypatch.setattr(neighbors, "search_float64", lambda x, rows, k: asked.append(len(rows)) or exact(x, rows, k))
+    rank, _ = nearest_neighbors(torch.from_numpy(DATA["one place"]), 30)
+    assert asked == [70]
+    np.testing.assert_array_equal(rank, np.tile(np.arange(30), (70, 1)))
+
+
+def test_float64_search_orders_negative_and_zero_similarities():
+    x = as_features(np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [-0.6, 0.8], [0.8, -0.6]], np.float32))
+    rank, similarity = neighbors.search_float64(x, np.arange(6), 6)
+    np.testing.assert_array_equal(rank[0], [0, 5, 1, 3, 4, 2])
+    np.testing.assert_allclose(similarity[0], [1, 0.8, 0, 0, -0.6, -1], atol=1e-7)
+
+
+def test_inner_products_of_copies_are_equal_to_the_bit():
+    x = torch.from_numpy(unit(np.random.default_rng(0).normal(size=(600, 1536))))
+    x[1::2] = x[::2].clone()
+    i, j = np.arange(0, 600, 2), np.roll(np.arange(0, 600, 2), 7)
+    first = inner_products(x, i, j)
+    np.testing.assert_array_equal(inner_products(x, i + 1, j), first)
+    np.testing.assert_array_equal(inner_products(x, j + 1, i + 1), first)
+    np.testing.assert_array_equal(first, (x[i].double() * x[j]).sum(1).float().numpy())
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3, 0.6, 0.999, 1.0, 7.0])
+def test_max_distance_only_leaves_out(limit):
+    for name in ("identities", "copies", "grid"):
+        everything = jaccard_distance(DATA[name]).tocoo()
+        got = jaccard_distance(DATA[name], max_distance=limit)
+        kept = everything.data <= np.float32(limit)
+        coordinates = (everything.row[kept], everything.col[kept])
+        want = sparse.csr_array((everything.data[kept], coordinates), everything.shape)
+        np.testing.assert_array_equal(got.indptr, want.indptr)
+        np.testing.assert_array_equal(got.indices, want.indices)
+        np.testing.assert_array_equal(got.data, want.data)
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=module_name)
+@pytest.mark.parametrize("limit", [None, 0.0, 0.4])
+def test_zeros_are_stored_on_and_off_the_diagonal(steps, limit):
+    """Rows 0 and 1 have equal weights; rows 2 and 3 share half of theirs with each other: 1 - 0.5/1.5; row 4 has none."""
+    weights = np.zeros((5, 5), np.float32)
+    weights[:2, :2] = 0.5
+    weights[2, 2:4] = weights[3, 3:] = 0.5
+    got = distance_graph(sparse.csr_array(weights), limit, steps)
+    assert got.indptr.tolist() == ([0, 2, 4, 6, 8, 8] if limit is None else [0, 2, 4, 5, 6, 6])
+    entries = got.tocoo()
+    zero = {(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)}
+    assert zero <= {(int(i), int(j)) for i, j, d in zip(entries.row, entries.col, entries.data, strict=True) if d == 0}
+
+
+def test_a_row_behind_k1_copies_has_no_neighbours():
+    x = np.concatenate([np.repeat(identities(1), 12, axis=0), identities(60, seed=2)])
+    got = jaccard_distance(x, k1=5, k2=1)
+    assert np.diff(got.indptr)[5:12].tolist() == [0] * 7  # ranked behind five copies: in nobody's list
+    labels = cluster(x, 0.6, 4, k1=5, k2=1)
+    assert (labels[5:12] == -1).all() and (labels[:5] == 0).all()
+    assert (cluster(x, 0.6, 1, k1=5, k2=1) >= 0).all()  # a row counts itself, even so
+
+
+def test_permuted_rows_give_permuted_distances():
+    x = DATA["identities"]
+    p = np.random.default_rng(1).permutation(len(x))
+    np.testing.assert_allclose(dense(jaccard_distance(x[p])), dense(jaccard_distance(x))[np.ix_(p, p)], atol=1e-6)
+
+
+def test_clusters_of_separated_identities():
+    centres = np.eye(6, dtype=np.float32)
+    ids = np.random.default_rng(3).integers(0, 6, size=240)
+    x = unit(centres[ids] + 0.01 * np.random.default_rng(4).normal(size=(240, 6)))
+    first = {identity: number for number, identity in enumerate(dict.fromkeys(ids.tolist()))}
+    np.testing.assert_array_equal(cluster(x, k1=20, k2=3), [first[i] for i in ids.tolist()])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dbscan_numbers_clusters_like_scikit_learn(seed):
+    dbscan = pytest.importorskip("sklearn.cluster").DBSCAN
+    rng = np.random.default_rng(seed)
+    distance = rng.random((60, 60)).astype(np.float32)
+    distance = np.minimum(distance, distance.T)
+    np.fill_diagonal(distance, 0)
+    eps = float(rng.uniform(0.01, 0.12))
+    near = np.nonzero(distance <= np.float32(eps))
+    graph = sparse.csr_array((np.ones(len(near[0])), near), (60, 60))
+    for min_samples in (1, 2, 4, 6):
+        want = dbscan(eps=eps, min_samples=min_samples, metric="precomputed").fit(distance).labels_
+        np.testing.assert_array_equal(dbscan_labels(graph, min_samples), want)
+
+
+def test_torch_and_numpy_features_give_the_same_and_stay_untouched():
+    x = DATA["copies"]
+    tensor = torch.from_numpy(x.copy()).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        labels = cluster(tensor)
+    np.testing.assert_array_equal(labels, cluster(x))
+    np.testing.assert_array_equal(tensor.detach().numpy(), x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(labels, cluster(frozen))
+
+
+def test_reduced_matmul_precision_is_lifted_and_put_back():
+    x = torch.from_numpy(identities(512, dim=256))
+    exact = (x.double() @ x.double().T).float()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with full_precision(x.device):
+            assert (x @ x.T - exact).abs().max() < 1e-5
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_approximate_search_fills_its_lists_and_mostly_agrees():
+    pytest.importorskip("faiss")
+    x = identities(2000, dim=16)
+    rank, similarity = nearest_neighbors(torch.from_numpy(x), 30, "ivf")
+    assert rank.min() >= 0 and (np.diff(similarity, axis=1) <= 0).all()
+    exact = plain_neighbors(x, 30)
+    recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, rank, strict=True)])
+    assert recall > 0.9
+    assert cluster(x, knn="ivf").shape == (2000,)
+
+
+def test_unfilled_lists_of_the_approximate_search_are_searched_exactly():
+    x = torch.from_numpy(DATA["identities"])
+
+    def search(features, k):
+        rank, similarity = neighbors.search_torch(features, k)
+        rank[7, 3:], similarity[7, 3:] = -1, np.finfo(np.float32).min
+        rank[9, 0:], similarity[9, 0:] = -1, np.finfo(np.float32).min
+        return rank, similarity
+
+    rank, _ = neighbors.settle(x, 30, search)
+    np.testing.assert_array_equal(rank, plain_neighbors(DATA["identities"], 30))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x * 1.01, "L2-normalise"),
+        (lambda x: x * np.float32(np.nan), "not finite"),
+        (lambda x: np.where(np.arange(len(x))[:, None] == 3, np.float32(np.inf), x), "row 3"),
+        (lambda x: x[0], "matrix"),
+        (lambda x: x[:0], "N >= 1"),
+        (lambda x: x.astype(np.int64), "floating-point"),
+    ],
+)
+def test_bad_features_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        cluster(change(DATA["identities"]))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("k1", 0), ("k2", 0), ("k1", 2.5), ("eps", 0.0), ("eps", 1.0), ("eps", np.nan), ("min_samples", 0), ("knn", "fast")],
+)
+def test_bad_settings_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        cluster(DATA["identities"], **{name: value})
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=module_name)
+def test_steps_agree(steps):
+    for x in DATA.values():
+        features = torch.from_numpy(x)
+        rank, similarity = nearest_neighbors(features, 20)
+        for k2 in (1, 6):
+            for limit in (None, 0.6):
+                want = distances(features, rank, similarity, 20, k2, limit, steps_scipy)
+                got = distances(features, rank, similarity, 20, k2, limit, steps)
+                np.testing.assert_array_equal(got.indptr, want.indptr)
+                np.testing.assert_array_equal(got.indices, want.indices)
+                np.testing.assert_allclose(got.data, want.data, atol=1e-6)
+
+
+@pytest.mark.skipif(not (GOLDEN / "G4_jaccard.npz").exists(), reason="no golden files; SDCL_GOLDEN names their folder")
+def test_golden_vectors():
+    sys.path.insert(0, str(GOLDEN))
+    try:
+        import recipe
+    finally:
+        sys.path.remove(str(GOLDEN))
+    with np.load(GOLDEN / "G4_jaccard.npz") as golden:
+        for name, p in json.loads(str(golden["meta"]))["variants"].items():
+            x = recipe.g4(p)["features"]
+            got = dense(jaccard_distance(x, p["k1"], p["k2"]))
+            np.testing.assert_allclose(got, golden[f"{name}/distance"], atol=1e-5)
+            for eps in p["eps"]:
+                labels = cluster(x, eps, p["min_samples"], p["k1"], p["k2"])
+                np.testing.assert_array_equal(labels, golden[f"{name}/labels_{eps}"])

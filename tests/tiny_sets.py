@@ -1,0 +1,52 @@
+"""Tiny data sets in the layouts of SYSU-MM01 and RegDB, for tests."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def save_image(path: Path, number: int) -> None:
+    """A small image whose content, and so its size, differs from most others'."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def make_sysu(root: Path) -> Path:
+    """Training ids 3, 5 and 12 (validation), test ids 7 and 30; two images a camera, id 5 unseen by cameras 4 and 6."""
+    number = 0
+    for camera in range(1, 7):
+        for identity in (3, 5, 7, 12, 30):
+            if (identity, camera) in ((5, 4), (5, 6)):
+                continue
+            for image in (2, 1):
+                number += 1
+                save_image(root / f"cam{camera}" / f"{identity:04d}" / f"{image:04d}.jpg", number)
+    for name, ids in (("train", "5,3"), ("val", "12"), ("test", "30,7")):
+        (root / "exp").mkdir(exist_ok=True)
+        (root / "exp" / f"{name}_id.txt").write_text(ids + "\n")
+    return root
+
+
+def make_regdb(root: Path) -> Path:
+    """Four people of five images a modality; odd trials train on people 0 and 1, even ones on 2 and 3, as 0 and 1."""
+    number = 0
+    files: dict[str, list[str]] = {"visible": [], "thermal": []}
+    for modality in files:
+        for person in range(4):
+            for image in range(5):
+                number += 1
+                relative = f"{modality.capitalize()}/{person}/p{person}_{modality[0]}_{image}.bmp"
+                save_image(root / relative, number)
+                files[modality].append(relative)
+    (root / "idx").mkdir()
+    for trial in range(1, 11):
+        for modality, paths in files.items():
+            halves = {"train": paths[:10], "test": paths[10:]}
+            if trial % 2 == 0:
+                halves = {"train": paths[10:], "test": paths[:10]}
+            for split, part in halves.items():
+                lines = [f"{path} {n // 5}\n" for n, path in enumerate(part)]
+                (root / "idx" / f"{split}_{modality}_{trial}.txt").write_text("".join(lines))
+    return root

@@ -1,0 +1,100 @@
+"""Trains SDCL without labels, as published, and tests every epoch.
+
+    python train_sdcl.py sysu                      SYSU-MM01 in data/sysu, results in runs/sysu
+    python train_sdcl.py regdb --trial 3           one of RegDB's ten splits; all ten without --trial
+    python train_sdcl.py demo                      a small ViT on drawn people, minutes on a laptop
+    torchrun --nproc-per-node 2 train_sdcl.py sysu the same on two GPUs; the result does not depend on their number
+
+The run folder then holds config.json, log.jsonl (a line an epoch), last.pth, best.pth and results.json.
+The loop in `train` is the method: label, associate, build memories, train, test, save.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from sdcl import distributed
+from sdcl.cli import parse_training
+from sdcl.config import Config
+from sdcl.data.training_set import load_training_set
+from sdcl.embedding import embed
+from sdcl.errors import run_program
+from sdcl.models import build_model
+from sdcl.retrieval import embed_test_set, evaluate, load_test_set
+from sdcl.checkpoints import write_json
+from sdcl.training.final import final_results, mean_of_trials
+from sdcl.training.guards import check_labels, out_of_memory_explained
+from sdcl.training.labels import make_labels
+from sdcl.training.losses import build_memories
+from sdcl.training.progress import Progress, result_table
+from sdcl.training.replicas import ReplicaForward
+from sdcl.training.run import Clock, Run
+from sdcl.training.seeds import seed_everything
+from sdcl.training.step import Batches, make_optimizer, train_epoch
+
+
+def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
+    """One run: SYSU-MM01 (trial 0) or one RegDB trial. Returns its final results."""
+    data = load_training_set(config, trial)
+    test_set = load_test_set(config, trial)
+    progress = Progress(config, trial)
+    progress.start(data, test_set, device)
+
+    seed_everything(config.seed, trial, "weights")
+    model = build_model(config.model).to(device)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    forward = ReplicaForward(model, config.bn_replicas, config.precision)
+    optimizer = make_optimizer(model, config)
+    run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, config, trial, data.fingerprint)
+    run.restore(model, optimizer)
+
+    for epoch in range(run.next_epoch, config.epochs):
+        settings, clock = config.at(epoch), Clock()
+        seed_everything(config.seed, trial, epoch, distributed.rank())
+        if settings.stage == 2 and epoch > 0 and config.at(epoch - 1).stage == 1:
+            run.enter_stage2(model)                                                      # section 6: the selected stage-1 weights
+
+        with clock("embed"):
+            visible, infrared = (embed(model, [r.path for r in data.records[m]], m, interpolation="bicubic", batch_size=config.embedding_batch,
+                                       workers=config.workers, precision=config.precision, progress=progress.bar(f"embed {m}", len(data.records[m])))
+                                 for m in ("visible", "infrared"))
+        with clock("label"):
+            labels = make_labels(visible, infrared, settings, config)                    # sections 3 and 6
+            labels = run.usable(labels, check_labels(labels, visible, infrared, settings, config))
+            memories = build_memories(visible, infrared, labels, settings, config)       # section 4
+        with clock("train"):
+            batches = Batches(data.records["visible"], data.records["infrared"], labels, settings, config, trial)
+            losses = train_epoch(forward, optimizer, batches, labels, memories, settings, config, progress.losses(settings))
+        with clock("test"):
+            table = evaluate(test_set, embed_test_set(model, test_set, config, progress.bar), config, final=False)
+
+        line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), "seconds": clock.seconds, **table}
+        selected = run.save(model, optimizer, line, rank1=next(iter(table.values()))["rank1"])
+        progress.epoch(line, selected)
+
+    results = final_results(run, model, test_set)
+    progress.say(f"\n{result_table(results)}\n\n{run.folder / 'results.json'} holds this table; best.pth is epoch {run.best_epoch}, chosen by {config.select}")
+    run.close()
+    return results
+
+
+def main(arguments: list[str]) -> None:
+    config = parse_training(arguments, __doc__ or "")
+    device = distributed.start()
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    try:
+        trials = [0] if config.dataset == "sysu" else [config.trial] if config.trial else list(range(1, 11))
+        with out_of_memory_explained(config):
+            results = [train(config, trial, device) for trial in trials]
+        if config.dataset == "regdb" and config.trial is None and distributed.is_main():
+            write_json(config.run_dir / "results.json", mean_of_trials(results))
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))
