@@ -1,7 +1,7 @@
 """Tests SDCL weights by the published protocols and prints the published table.
 
     python test_sdcl.py sysu --checkpoint runs/sysu/best.pth     all-search and indoor-search, mean of 10 galleries
-    python test_sdcl.py regdb --checkpoint runs/regdb            the trials' best.pth: visible→thermal and back, their mean
+    python test_sdcl.py regdb --checkpoint runs/regdb            the trials' best.pth, both directions, their mean
     python test_sdcl.py demo --checkpoint runs/demo/best.pth     the synthetic people
 
 A checkpoint of the published implementation works as well as one of this project. The table also goes to a JSON file.
@@ -17,15 +17,17 @@ from typing import Any
 import torch
 
 from sdcl import distributed
+from sdcl.checkpoints import is_own_format, read_checkpoint, write_json
 from sdcl.cli import parse_test
-from sdcl.config import Config, ModelConfig
+from sdcl.config import Config
 from sdcl.data.training_set import training_fingerprint
 from sdcl.errors import UserError, run_program
 from sdcl.models import build_model, load_checkpoint
 from sdcl.retrieval import chance_table, embed_test_set, evaluate, load_test_set
-from sdcl.checkpoints import is_own_format, read_checkpoint, write_json
 from sdcl.training.final import mean_of_trials
+from sdcl.training.guards import out_of_memory_explained
 from sdcl.training.progress import Progress, result_table
+from sdcl.training.seeds import use_deterministic_kernels
 
 
 def test(config: Config, path: Path, trial: int, device: torch.device) -> dict[str, Any]:
@@ -37,7 +39,8 @@ def test(config: Config, path: Path, trial: int, device: torch.device) -> dict[s
     load_checkpoint(model, path)
     progress.say(f"{path}: testing on {config.data_dir}{f', trial {trial}' if trial else ''}")
     embeddings = embed_test_set(model, test_set, config, progress.bar)
-    return {**evaluate(test_set, embeddings, config, final=True), "chance": chance_table(test_set, config), "checkpoint": str(path)}
+    table = evaluate(test_set, embeddings, config, final=True)
+    return {**table, "chance": chance_table(test_set, config), "checkpoint": str(path)}
 
 
 def adopt(config: Config, path: Path, trial: int, progress: Progress) -> Config:
@@ -49,16 +52,23 @@ def adopt(config: Config, path: Path, trial: int, progress: Progress) -> Config:
         return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=None))
     saved = read_checkpoint(path)
     if saved["trial"] != trial:
-        raise UserError(f"{path} was trained on {_named(saved['trial'])}, not on {_named(trial)}: it has seen the identities that it would be tested on. "
-                        + (f"Add --trial {saved['trial']}" if saved["trial"] else "Choose the preset that it was trained with"))
+        right = f"Test it with: regdb --trial {saved['trial']}" if saved["trial"] else "Choose the preset of its data"
+        raise UserError(
+            f"{path} was trained on {_named(saved['trial'])}, not on {_named(trial)}: the numbers would mean nothing, "
+            f"since it has seen identities that it would be tested on. {right}"
+        )
     try:
         found = training_fingerprint(config, trial)
         if found != saved["fingerprint"]:
-            progress.say(f"warning: {path} was trained on other images (fingerprint {saved['fingerprint']}) than those in {config.data_dir} ({found})")
+            progress.say(
+                f"warning: {path} was trained on other images (fingerprint {saved['fingerprint']}) than those in "
+                f"{config.data_dir} ({found})"
+            )
     except UserError:
         progress.say(f"note: no prepared training images in {config.data_dir} to compare with those of the checkpoint")
-    network = ModelConfig(**{**saved["config"]["model"], "pretrained": None})
-    return dataclasses.replace(config, model=network, shallow=saved["config"]["shallow"])
+    trained = Config.from_json(saved["config"])
+    network = dataclasses.replace(trained.model, pretrained=None)
+    return dataclasses.replace(config, model=network, shallow=trained.shallow)
 
 
 def _named(trial: int) -> str:
@@ -74,24 +84,31 @@ def checkpoints(config: Config, path: Path) -> list[tuple[int, Path]]:
             raise UserError(f"which of RegDB's ten trials was {path} trained on? Say so with --trial")
         return [(config.trial or read_checkpoint(path)["trial"], path)]
     if not path.exists():
-        raise UserError(f"{path} does not exist: train first (its run folder then holds best.pth), or give another --checkpoint")
+        raise UserError(
+            f"{path} does not exist: train first (the run folder then holds best.pth), or give another --checkpoint"
+        )
     found = {t: path / f"trial-{t}" / "best.pth" for t in ([config.trial] if config.trial else range(1, 11))}
     missing = [t for t, file in found.items() if not file.is_file()]
-    if config.dataset == "sysu" or len(missing) == len(found):
-        raise UserError(f"{path} is a folder: give a checkpoint file, such as {path / 'best.pth'}" if config.dataset == "sysu" else
-                        f"{path} holds no trial-<n>/best.pth: train first, or give a checkpoint file and its --trial")
+    if config.dataset == "sysu":
+        raise UserError(f"{path} is a folder: give a checkpoint file, such as {path / 'best.pth'}")
+    if len(missing) == len(found):
+        raise UserError(f"{path} holds no trial-<n>/best.pth: train first, or give a checkpoint file and its --trial")
     if missing:
-        print(f"note: no weights of trial {', '.join(map(str, missing))}: the mean is over the other {len(found) - len(missing)}", file=sys.stderr)
+        absent, others = ", ".join(map(str, missing)), len(found) - len(missing)
+        print(f"note: no weights of trial {absent}: the mean is over the other {others}", file=sys.stderr)
     return [(t, file) for t, file in found.items() if t not in missing]
 
 
 def main(arguments: list[str]) -> None:
     options = parse_test(arguments, __doc__ or "")
-    config, device = options.config, distributed.start()
+    config = options.config
+    use_deterministic_kernels(config.deterministic)
+    device = distributed.start()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     try:
         files = checkpoints(config, options.checkpoint)
-        tables = [test(config, path, trial, device) for trial, path in files]
+        with out_of_memory_explained(config):
+            tables = [test(config, path, trial, device) for trial, path in files]
         results = tables[0] if len(tables) == 1 else mean_of_trials(tables)
         if distributed.is_main():
             print(f"\n{result_table(results)}\n")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sdcl import distributed
-from sdcl.cli import parse_training
+from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
 from sdcl.data.training_set import load_training_set
 from sdcl.embedding import embed
@@ -32,7 +32,7 @@ from sdcl.training.losses import build_memories
 from sdcl.training.progress import Progress, result_table
 from sdcl.training.replicas import ReplicaForward
 from sdcl.training.run import Clock, Run
-from sdcl.training.seeds import seed_everything
+from sdcl.training.seeds import seed_everything, use_deterministic_kernels
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 
@@ -83,11 +83,13 @@ def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     config = parse_training(arguments, __doc__ or "")
+    use_deterministic_kernels(config.deterministic)
     device = distributed.start()
-    torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     try:
         trials = [0] if config.dataset == "sysu" else [config.trial] if config.trial else list(range(1, 11))
+        for trial in trials[1:]:                                            # the last trial's broken file is found now
+            load_training_set(config, trial), load_test_set(config, trial)
         with out_of_memory_explained(config):
             results = [train(config, trial, device) for trial in trials]
         if config.dataset == "regdb" and config.trial is None and distributed.is_main():
@@ -97,4 +99,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(lambda: main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]), how_to_go_on)

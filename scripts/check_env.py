@@ -1,4 +1,5 @@
-"""Whether this Python has what the project needs: `python scripts/check_env.py` prints what is missing and exits with 1.
+"""Whether this Python has what the project needs: `python scripts/check_env.py` prints what is missing and exits with
+1.
 
 Standard library and pip alone: it runs before anything is installed.
 """

@@ -38,16 +38,17 @@ _ROOMS = {
     "evaluation": ("Metrics", "regdb_metrics", "sysu_gallery", "sysu_metrics", "sysu_query"),
     "memory": ("ClusterMemory", "InstanceMemory", "cluster_centers"),
     "models": (
-        "Embeddings", "LoadReport", "SDCLModel", "build_model", "load_backbone", "load_checkpoint", "save_published_format",
+        "Embeddings", "LoadReport", "SDCLModel", "build_model", "load_backbone", "load_checkpoint",
+        "save_published_format",
     ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "PRESETS", "ClusterMemory", "Config", "Embeddings", "InstanceMemory", "LoadReport", "Metrics", "ModelConfig", "SDCLModel",
-    "__version__", "associate", "build_model", "cluster", "cluster_centers", "embed", "jaccard_distance", "load_backbone",
-    "load_checkpoint", "neighbor_loss", "neighbor_mask", "regdb_metrics", "save_published_format", "sysu_gallery", "sysu_metrics",
-    "sysu_query",
+    "PRESETS", "ClusterMemory", "Config", "Embeddings", "InstanceMemory", "LoadReport", "Metrics", "ModelConfig",
+    "SDCLModel", "__version__", "associate", "build_model", "cluster", "cluster_centers", "embed",
+    "jaccard_distance", "load_backbone", "load_checkpoint", "neighbor_loss", "neighbor_mask", "regdb_metrics",
+    "save_published_format", "sysu_gallery", "sysu_metrics", "sysu_query",
 ]  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,39 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sdcl.version import __version__
 from sdcl.config import Config
 from sdcl.errors import UserError
+from sdcl.tensor_files import read_weights
+from sdcl.version import __version__
 
-__all__ = ["FORMAT", "is_own_format", "pack", "read_checkpoint", "save_checkpoint", "write_atomically", "write_json"]
+__all__ = [
+    "FORMAT",
+    "is_own_format",
+    "pack",
+    "read_checkpoint",
+    "remove_leftovers",
+    "save_checkpoint",
+    "write_atomically",
+    "write_json",
+]
 
 FORMAT = "sdcl-1"
 """Marks a file of this project (`load_checkpoint` tells formats apart by it)."""
 
 
+CONTENTS = ("model", "config", "epoch", "stage", "trial", "fingerprint", "metrics", "code_version")
+"""What every checkpoint holds beside its format."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, syncs it to disk and renames it; `path` is old or new, never half.
+    """Lets `write` fill a temporary file beside `path`, syncs it to disk and renames it; `path` is old or new, never
+    half. A kill in between leaves the temporary file (`remove_leftovers`).
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is whole.
     """
-    temporary = None
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        os.close(handle)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -42,11 +54,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)                                       # the rename itself
         os.close(folder)
     except (OSError, RuntimeError) as error:                   # torch.save turns a full disk into a RuntimeError
-        raise UserError(f"cannot write {path}: {error}. An earlier file of this name is whole; free space or correct "
-                        "the permissions and go on with --resume auto") from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path}: {reason}. A file of this name that was there before is whole. Free space, or "
+            "correct the permissions, and repeat (training: with --resume auto)"
+        ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what killed writes left in a folder that nobody else writes to."""
+    for temporary in sorted(folder.glob(".*.tmp")):
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -54,10 +75,28 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
 
 
-def pack(model: nn.Module, config: Config, *, epoch: int, stage: int, trial: int, fingerprint: str, metrics: dict[str, Any]) -> dict[str, Any]:
+def pack(
+    model: nn.Module,
+    config: Config,
+    *,
+    epoch: int,
+    stage: int,
+    trial: int,
+    fingerprint: str,
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
     """What `best.pth` holds: enough to test, convert and judge the weights. Plain types and tensors only."""
-    return {"format": FORMAT, "model": model.state_dict(), "config": config.to_json(), "epoch": epoch, "stage": stage, "trial": trial,
-            "fingerprint": fingerprint, "metrics": metrics, "code_version": __version__}
+    return {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "config": config.to_json(),
+        "epoch": epoch,
+        "stage": stage,
+        "trial": trial,
+        "fingerprint": fingerprint,
+        "metrics": metrics,
+        "code_version": __version__,
+    }
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any], optimizer: Optimizer | None = None, **state: Any) -> None:
@@ -69,29 +108,23 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any], optimizer: Optimizer
 
 def is_own_format(path: Path) -> bool:
     """Whether the file is a checkpoint of this project rather than another implementation's."""
-    return _read(path).get("format") == FORMAT
+    return read_weights(path).get("format") == FORMAT
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, further: tuple[str, ...] = ()) -> dict[str, Any]:
     """A checkpoint of this project, as a dict on the CPU; no pickled code is run.
 
+    Args:
+        further: names that it must hold beyond `CONTENTS`.
+
     Raises:
-        UserError: missing, damaged, or of another format.
+        UserError: missing, damaged, of another format, or not whole.
     """
-    data = _read(path)
+    data = read_weights(path)
     if data.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this project")
-    return data
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {first}); it is damaged or of another kind") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__}, not a checkpoint")
+        raise UserError(f"{path} is not a checkpoint of this project; the file that training goes on from is last.pth")
+    absent = [name for name in (*CONTENTS, *further) if name not in data]
+    if absent:
+        raise UserError(f"{path} is only a part of a checkpoint: it lacks {', '.join(absent)}; take last.pth or "
+                        "best.pth as training wrote them")  # fmt: skip
     return data

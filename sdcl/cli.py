@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import tyro
 
 from sdcl.config import PRESETS, Config
 
-__all__ = ["TestOptions", "parse_test", "parse_training"]
+__all__ = ["TestOptions", "how_to_go_on", "parse_test", "parse_training"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class TestOptions:
 
     config: tyro.conf.OmitArgPrefixes[Config]
     checkpoint: Path
-    """Weights to test: of this project or of the published implementation. RegDB: a run folder with trial-<n>/best.pth in it tests all of them."""
+    """Weights to test: of this project or of the published implementation. RegDB: a run folder with trial-<n>/best.pth
+    in it tests all of them."""
     output: Path | None = None
-    """Where the table goes as JSON. Default: results.json beside the checkpoint's other files, named after the checkpoint."""
+    """Where the table goes as JSON. Default: test-<checkpoint>.json beside the checkpoint."""
 
 
 def parse_training(arguments: Sequence[str], description: str) -> Config:
@@ -44,8 +47,9 @@ def _split(arguments: Sequence[str], program: str, description: str) -> tuple[st
     """The preset and the options behind it; `--resume` alone means `--resume always`."""
     if not arguments or arguments[0] not in PRESETS:
         wanted = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(f"usage: python {program} {{{'|'.join(PRESETS)}}} [options]\n\n{description}\n\n"
-              f"All options of a preset, with its values: python {program} sysu --help", file=sys.stdout if wanted else sys.stderr)
+        usage = f"usage: python {program} {{{'|'.join(PRESETS)}}} [options]\n\n{description}\n\n"
+        usage += f"All options of a preset, with its values: python {program} sysu --help"
+        print(usage, file=sys.stdout if wanted else sys.stderr)
         if arguments and not wanted:
             print(f"\nerror: '{arguments[0]}' is no preset: choose {', '.join(PRESETS)}", file=sys.stderr)
         raise SystemExit(0 if wanted else 2)
@@ -55,3 +59,16 @@ def _split(arguments: Sequence[str], program: str, description: str) -> tuple[st
         if after == len(rest) or rest[after].startswith("--"):
             rest.insert(after, "always")
     return arguments[0], rest
+
+
+def how_to_go_on() -> str:
+    """What a training that was interrupted says: that nothing is lost, and the command that goes on, to be copied."""
+    command = [a for a in sys.orig_argv if not a.startswith("--resume=")]
+    while "--resume" in command:
+        at = command.index("--resume")
+        valued = at + 1 < len(command) and not command[at + 1].startswith("--")
+        del command[at : at + 1 + valued]
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process: it is torchrun that must start again
+        program = next(i for i, a in enumerate(command) if a.endswith(".py"))
+        command = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *command[program:]]
+    return f"Every finished epoch is safe; go on with: {shlex.join([*command, '--resume', 'auto'])}"

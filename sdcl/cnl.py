@@ -14,8 +14,9 @@ __all__ = ["neighbor_loss", "neighbor_mask"]
 
 
 @torch.no_grad()
-def neighbor_mask(anchor_deep: Tensor, anchor_shallow: Tensor, target_deep: Tensor, target_shallow: Tensor,
-                  threshold: float = 0.9) -> Tensor:
+def neighbor_mask(
+    anchor_deep: Tensor, anchor_shallow: Tensor, target_deep: Tensor, target_shallow: Tensor, threshold: float = 0.9
+) -> Tensor:
     """Targets that are near an anchor at the deep *and* at the shallow level.
 
     mask[i, j] = S_deep[i, j] > threshold·max_j S_deep[i, ·] and likewise for the shallow similarities S.

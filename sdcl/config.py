@@ -43,8 +43,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("image_height", "image_width"):
             if getattr(self, name) < PATCH or getattr(self, name) % PATCH:
-                raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}: it must be a multiple of {PATCH} "
-                                f"(the patch size), such as {max(1, round(getattr(self, name) / PATCH)) * PATCH}")
+                raise UserError(
+                    f"{name.replace('_', '-')} is {getattr(self, name)}: it must be a multiple of {PATCH} "
+                    f"(the patch size), such as {max(1, round(getattr(self, name) / PATCH)) * PATCH}"
+                )
         if self.depth < 2:
             raise UserError(f"depth is {self.depth}: at least 2 blocks are needed, one of them for the heads")
         if self.heads < 1 or self.dim % self.heads:
@@ -91,9 +93,13 @@ class Config:
     published_counts: bool = True
     """Compare the data's identities and images with the published counts and say so when they differ."""
     synthetic_seed: int | None = None
-    """Draw the embedded synthetic people from this seed into `data_dir` where they are not there yet. None: real data."""
+    """Draw the embedded synthetic people from this seed into `data_dir` where they are not there yet. None: real
+    data."""
     synthetic_identities: tuple[int, int] = (60, 40)
     """Training and test identities of the synthetic set."""
+    skip_unreadable: bool = False
+    """Leave images that cannot be read out of training and tests, and name them. Without it the programs stop before
+    they start; results of fewer images do not compare with published ones."""
     trial: int | None = None
     """RegDB: train or test this one of the ten splits only (1 to 10). Without it, all ten one after another."""
     workers: int = 8
@@ -103,7 +109,8 @@ class Config:
 
     # Pseudo-labels (sections 3 and 6)
     eps: float = 0.6
-    """DBSCAN radius on the Jaccard distance, both modalities; smaller where the set is small and its images are alike (RegDB: 0.3)."""
+    """DBSCAN radius on the Jaccard distance, both modalities; smaller where the set is small and its images are alike
+    (RegDB: 0.3)."""
     min_samples: int = 4
     """DBSCAN's number of neighbours, itself included, that make a row a core row."""
     k1: int = 30
@@ -113,7 +120,8 @@ class Config:
     k2: int = 6
     """Neighbours over which the weights of the Jaccard distance are averaged (local query expansion)."""
     association_k: int = 20
-    """CRA: nearest infrared rows that vote on a visible row's label (about the size of a cluster; RegDB: 10 images an identity)."""
+    """CRA: nearest infrared rows that vote on a visible row's label (about the size of a cluster; RegDB: 10 images an
+    identity)."""
     smooth_k: int = 5
     """CRA: nearest visible rows over which the votes are smoothed."""
 
@@ -122,6 +130,9 @@ class Config:
     """Pseudo-identities in a batch."""
     instances: int = 16
     """Images of each; identities x instances visible and as many infrared images make a step."""
+
+    crop_padding: int = 10
+    """Augmentation: pixels around the resized image from which a crop of its size is cut (section 2)."""
 
     # Memories and losses (sections 4 and 5)
     temperature: float = 0.05
@@ -155,7 +166,8 @@ class Config:
     cnl: bool = True
     """Collaborative Neighbor Learning."""
     cra: bool = True
-    """Collaborative Ranking Association: visible labels come from infrared clusters in stage 2. Without it stage 1 goes on."""
+    """Collaborative Ranking Association: visible labels come from infrared clusters in stage 2. Without it stage 1
+    goes on."""
 
     # Schedule (section 7)
     epochs: int = 50
@@ -177,31 +189,65 @@ class Config:
     seed: int = 1
     """Everything random in an epoch follows from this, the trial and the epoch."""
     bn_replicas: int = 2
-    """Groups of a batch that are batch-normalised apart, as on the published runs' GPUs (section 9.6); independent of the number of GPUs here."""
+    """Groups of a batch that are batch-normalised apart, as on the published runs' GPUs (section 9.6); independent of
+    the number of GPUs here."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Arithmetic of the network: float32 as published, TF32 matrix products, or bfloat16 autocast; embeddings, losses and memories are float32 always."""
+    """Arithmetic of the network: float32 as published, TF32 matrix products, or bfloat16 autocast; embeddings, losses
+    and memories are float32 always."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: much less GPU memory, a third more time, the same result."""
+    """Compute activations again in the backward pass instead of keeping them: much less GPU memory, a third more
+    time, the same result."""
     deterministic: bool = False
-    """Use deterministic device kernels only, so that two runs on one machine are equal (on the CPU they are anyway)."""
+    """Use deterministic device kernels only, so that two runs on one machine have equal logs and weights. On the CPU
+    they have anyway; on a GPU it costs some speed."""
     on_degenerate: Literal["stop", "keep-labels"] = "stop"
-    """When clustering finds nothing to learn from (fewer than two clusters, no association): stop and say why, or train on with the last epoch's labels."""
-    resume: Literal["never", "auto", "always"] = "never"
-    """Go on from the run folder's last checkpoint: auto, if there is one; always (also `--resume` alone), or fail. Never: refuse a folder that holds a run."""
+    """When clustering finds too little to learn from (fewer than two clusters, less than a batch, no association):
+    stop and say why, or train on with the labels of the last epoch that had good ones."""
+    resume: Literal["never", "auto", "always", "changed"] = "never"
+    """Go on from the run folder's last checkpoint: auto, if there is one; always (also `--resume` alone), or fail.
+    These refuse other settings than the run began with; changed takes them from the next epoch on. Never: refuse a
+    folder that holds a run."""
     select: Literal["test-rank1", "last"] = "test-rank1"
-    """The epoch that is kept as best and that stage 2 starts from: by Rank-1 on the test set, as published, or simply the last one."""
+    """The epoch that is kept as best and that stage 2 starts from: by Rank-1 on the test set, as published, or simply
+    the last one."""
 
     def __post_init__(self) -> None:
         problems = [
             (self.epochs < 1, f"epochs is {self.epochs}: at least 1"),
-            (self.identities < 1 or self.instances < 1, f"a batch of {self.identities} identities x {self.instances} instances is empty"),
+            (
+                self.identities < 1 or self.instances < 1,
+                f"a batch of {self.identities} identities x {self.instances} instances is empty",
+            ),
             (not 0 < self.eps < 1, f"eps is {self.eps}: Jaccard distances lie between 0 and 1"),
-            (min(self.k1, self.k1_visible_stage2, self.k2, self.association_k, self.smooth_k) < 1, "k1, k2, association-k and smooth-k are at least 1"),
+            (
+                min(self.k1, self.k1_visible_stage2, self.k2, self.association_k, self.smooth_k) < 1,
+                "k1, k2, association-k and smooth-k are at least 1",
+            ),
+            (self.min_samples < 1, f"min-samples is {self.min_samples}: at least 1"),
+            (
+                min(self.steps_stage1, self.steps_stage2) < 1,
+                f"steps-stage1 and steps-stage2 are {self.steps_stage1} and {self.steps_stage2}: at least 1 each",
+            ),
+            (self.temperature <= 0, f"temperature is {self.temperature}: above 0"),
+            (self.workers < 0, f"workers is {self.workers}: 0 (read images in this process) or more"),
+            (self.embedding_batch < 1, f"embedding-batch is {self.embedding_batch}: at least 1"),
             (self.bn_replicas < 1, f"bn-replicas is {self.bn_replicas}: at least 1"),
-            (self.identities * self.instances < 2 * self.bn_replicas,
-             f"a batch of {self.identities} x {self.instances} images is too small for {self.bn_replicas} batch-normalisation replicas"),
+            (
+                self.identities * self.instances < 2 * self.bn_replicas,
+                f"a batch of {self.identities} x {self.instances} images is too small for {self.bn_replicas} "
+                "batch-normalisation replicas",
+            ),
+            (
+                self.identities * self.instances % max(1, self.bn_replicas) != 0,
+                f"a batch of {self.identities} identities x {self.instances} instances = {self.batch_size} images does "
+                f"not divide into {self.bn_replicas} equal batch-normalisation replicas: change --instances or "
+                "--bn-replicas",
+            ),
             (self.trial is not None and not 1 <= self.trial <= 10, f"trial is {self.trial}: RegDB has trials 1 to 10"),
-            (self.trial is not None and self.dataset != "regdb", "trial belongs to RegDB alone; SYSU-MM01 has one training set"),
+            (
+                self.trial is not None and self.dataset != "regdb",
+                "trial belongs to RegDB alone; SYSU-MM01 has one training set",
+            ),
             (self.lr_step < 1, f"lr-step is {self.lr_step}: at least 1"),
         ]
         for wrong, message in problems:
@@ -232,30 +278,62 @@ class Config:
             infrared_to_visible_weight=heterogeneous * self.infrared_to_visible_weight if not even else 0.0,
         )
 
-    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = ("data_dir", "run_dir", "workers", "embedding_batch", "resume", "published_counts", "gradient_checkpointing")
+    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (
+        "data_dir",
+        "run_dir",
+        "workers",
+        "embedding_batch",
+        "resume",
+        "published_counts",
+        "gradient_checkpointing",
+        "trial",  # the checkpoint's own trial is compared with the one that is trained
+        "skip_unreadable",  # the fingerprint tells whether files changed
+        "deterministic",
+        "on_degenerate",
+    )
 
     def differences(self, other: Config) -> list[str]:
-        """Options whose values differ and that change what is computed, as `--eps 0.6 (was 0.5)`; empty: one run can go on as the other."""
+        """Options whose values differ and that change what is computed, as `--eps 0.6 (was 0.5)`; empty: one run can
+        go on as the other."""
         mine, theirs = self.to_json(), other.to_json()
         mine, theirs = ({**d.pop("model"), **d} for d in (mine, theirs))
-        return [f"--{k.replace('_', '-')} {mine[k]} (was {theirs[k]})" for k in mine if k not in self.NOT_IN_RESULT and mine[k] != theirs[k]]
+        return [
+            f"--{k.replace('_', '-')} {mine[k]} (was {theirs[k]})"
+            for k in mine
+            if k not in self.NOT_IN_RESULT and mine[k] != theirs[k]
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers, strings and lists, for config.json and checkpoints."""
+
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: plain(v) for k, v in value.items()}
             return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
         return plain(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Config:
-        """The inverse of `to_json`. Raises UserError for names that this version does not know."""
-        unknown = sorted(data.keys() - {f.name for f in dataclasses.fields(cls)})
+        """The inverse of `to_json`. Raises UserError for names that are missing or that this version does not know."""
+        unknown = sorted([
+            *(data.keys() - {f.name for f in dataclasses.fields(cls)}),
+            *(data.get("model", {}).keys() - {f.name for f in dataclasses.fields(ModelConfig)}),
+        ])
         if unknown:
-            raise UserError(f"the saved settings have unknown names: {', '.join(unknown)}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        values |= {"model": ModelConfig(**data["model"]), "data_dir": Path(data["data_dir"]), "run_dir": Path(data["run_dir"])}
+            raise UserError(
+                f"the saved settings have names that this version does not know: {', '.join(unknown)}; use the version "
+                "that wrote them"
+            )
+        absent = sorted({"dataset", "data_dir", "run_dir", "model"} - data.keys())
+        if absent:
+            raise UserError(f"the saved settings lack {', '.join(absent)}; they are not those of a run of this project")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values |= {
+            "model": ModelConfig(**data["model"]),
+            "data_dir": Path(data["data_dir"]),
+            "run_dir": Path(data["run_dir"]),
+        }
         return cls(**values)
 
 
@@ -263,25 +341,77 @@ PRETRAINED = "pretrained/vit_base_ics_cfs_lup.pth"
 
 PRESETS: dict[str, Config] = {
     "sysu": Config(
-        dataset="sysu", data_dir=Path("data/sysu"), run_dir=Path("runs/sysu"),
+        dataset="sysu",
+        data_dir=Path("data/sysu"),
+        run_dir=Path("runs/sysu"),
         model=ModelConfig(pretrained=PRETRAINED),
     ),
     "regdb": Config(
-        dataset="regdb", data_dir=Path("data/regdb"), run_dir=Path("runs/regdb"),
+        dataset="regdb",
+        data_dir=Path("data/regdb"),
+        run_dir=Path("runs/regdb"),
         model=ModelConfig(pretrained=PRETRAINED),
-        epochs=30, stage2_from=20, steps_stage1=50, steps_stage2=50,
-        eps=0.3, k1_visible_stage2=30, association_k=10,
-        cluster_momentum_first_epoch=0.99, homogeneous_from=1,
+        epochs=30,
+        stage2_from=20,
+        steps_stage1=50,
+        steps_stage2=50,
+        eps=0.3,
+        k1_visible_stage2=30,
+        association_k=10,
+        cluster_momentum_first_epoch=0.99,
+        homogeneous_from=1,
     ),
     # A small ViT on the embedded synthetic set, for a laptop: the same code path, other sizes. The lists are shorter
     # since an identity has fewer images; the schedule is compressed to end in minutes.
     "demo": Config(
-        dataset="sysu", data_dir=Path("data/demo"), run_dir=Path("runs/demo"), published_counts=False, synthetic_seed=0,
-        model=ModelConfig(image_height=96, image_width=48, dim=128, depth=4, heads=4, drop_path=0.0, pretrained=str(DEMO_WEIGHTS)),
-        workers=0, embedding_batch=128,
-        eps=0.5, k1=12, k1_visible_stage2=12, k2=4, association_k=10,
-        identities=8, instances=4,
-        epochs=9, stage2_from=6, steps_stage1=20, steps_stage2=20, heterogeneous_from=1,
+        dataset="sysu",
+        data_dir=Path("data/demo"),
+        run_dir=Path("runs/demo"),
+        published_counts=False,
+        synthetic_seed=0,
+        model=ModelConfig(
+            image_height=96, image_width=48, dim=128, depth=4, heads=4, drop_path=0.0, pretrained=str(DEMO_WEIGHTS)
+        ),
+        workers=0,
+        embedding_batch=128,
+        crop_padding=3,
+        eps=0.4,
+        k1=12,
+        k1_visible_stage2=12,
+        k2=4,
+        association_k=10,
+        identities=8,
+        instances=4,
+        epochs=9,
+        stage2_from=6,
+        steps_stage1=20,
+        steps_stage2=20,
+        heterogeneous_from=1,
+    ),
+    # The same people, more of them and larger, with a ViT-S, for a GPU. Its initial weights are not shipped:
+    # python scripts/pretrain_demo.py --preset demo-large --output pretrained/demo_large_backbone.pth
+    "demo-large": Config(
+        dataset="sysu",
+        data_dir=Path("data/demo-large"),
+        run_dir=Path("runs/demo-large"),
+        published_counts=False,
+        synthetic_seed=0,
+        synthetic_identities=(240, 80),
+        model=ModelConfig(
+            image_height=128, image_width=64, dim=384, depth=12, heads=6, pretrained="pretrained/demo_large_backbone.pth"
+        ),
+        crop_padding=4,
+        eps=0.4,
+        k1=12,
+        k1_visible_stage2=12,
+        k2=4,
+        association_k=10,
+        instances=8,
+        epochs=20,
+        stage2_from=12,
+        steps_stage1=100,
+        steps_stage2=50,
+        heterogeneous_from=4,
     ),
 }
-"""The published settings of each data set, and those of the demo."""
+"""The published settings of each data set, and those of the demos on drawn people."""

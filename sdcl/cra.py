@@ -13,8 +13,16 @@ __all__ = ["associate"]
 
 
 @torch.no_grad()
-def associate(visible_deep: Tensor, visible_shallow: Tensor, infrared_deep: Tensor, infrared_shallow: Tensor,
-              infrared_labels: Tensor, top_k: int = 20, smooth_k: int = 5, chunk: int = 1024) -> Tensor:
+def associate(
+    visible_deep: Tensor,
+    visible_shallow: Tensor,
+    infrared_deep: Tensor,
+    infrared_shallow: Tensor,
+    infrared_labels: Tensor,
+    top_k: int = 20,
+    smooth_k: int = 5,
+    chunk: int = 1024,
+) -> Tensor:
     """Infrared cluster label of every visible row, by vote of its nearest infrared rows at both levels.
 
     1. Each visible row's `top_k` nearest infrared rows (cosine) by deep and, separately, by shallow embedding; their
@@ -37,9 +45,13 @@ def associate(visible_deep: Tensor, visible_shallow: Tensor, infrared_deep: Tens
     Raises:
         ValueError: shapes do not fit together, or a modality has no rows.
     """
-    if len(visible_deep) != len(visible_shallow) or not len(infrared_deep) == len(infrared_shallow) == len(infrared_labels):
-        raise ValueError(f"rows do not fit together: visible {len(visible_deep)} deep, {len(visible_shallow)} shallow; infrared "
-                         f"{len(infrared_deep)} deep, {len(infrared_shallow)} shallow, {len(infrared_labels)} labels")
+    if len(visible_deep) != len(visible_shallow) or not len(infrared_deep) == len(infrared_shallow) == len(
+        infrared_labels
+    ):
+        raise ValueError(
+            f"rows do not fit together: visible {len(visible_deep)} deep, {len(visible_shallow)} shallow; infrared "
+            f"{len(infrared_deep)} deep, {len(infrared_shallow)} shallow, {len(infrared_labels)} labels"
+        )
     if len(visible_deep) == 0 or len(infrared_deep) == 0:
         raise ValueError("association needs visible and infrared rows")
     vd, vs, rd, rs = (F.normalize(x, dim=1) for x in (visible_deep, visible_shallow, infrared_deep, infrared_shallow))
@@ -47,15 +59,15 @@ def associate(visible_deep: Tensor, visible_shallow: Tensor, infrared_deep: Tens
 
     winners = []
     for d, s in zip(vd.split(chunk), vs.split(chunk), strict=True):
-        deep = infrared_labels[(d @ rd.t()).topk(top_k).indices]                     # [c, k], nearest first
-        shallow = infrared_labels[(s @ rs.t()).topk(top_k).indices]                  # [c, k]
-        votes = (deep[:, :, None] == shallow[:, None, :]).sum(2)                     # [c, k] for each deep-ranked label
-        winners.append(deep.gather(1, votes.argmax(1, keepdim=True)))                # argmax takes the first of equals
+        deep = infrared_labels[(d @ rd.t()).topk(top_k).indices]  # [c, k], nearest first
+        shallow = infrared_labels[(s @ rs.t()).topk(top_k).indices]  # [c, k]
+        votes = (deep[:, :, None] == shallow[:, None, :]).sum(2)  # [c, k] for each deep-ranked label
+        winners.append(deep.gather(1, votes.argmax(1, keepdim=True)))  # argmax takes the first of equals
     winner = torch.cat(winners)[:, 0]
 
     labels = []
     for d, s in zip(vd.split(chunk), vs.split(chunk), strict=True):
-        near = winner[(d @ vd.t() + s @ vs.t()).topk(smooth_k).indices].sort(1).values   # [c, smooth_k], ascending
+        near = winner[(d @ vd.t() + s @ vs.t()).topk(smooth_k).indices].sort(1).values  # [c, smooth_k], ascending
         votes = (near[:, :, None] == near[:, None, :]).sum(2)
-        labels.append(near.gather(1, votes.argmax(1, keepdim=True)))                 # first of equals: the smallest label
+        labels.append(near.gather(1, votes.argmax(1, keepdim=True)))  # first of equals: the smallest label
     return torch.cat(labels)[:, 0]

@@ -57,7 +57,7 @@ def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "
                 progress(len(images))
     finally:
         model.train(was_training)
-    empty = [torch.empty(0, model.dim, device=device)]
+    empty = [torch.empty(0, model.dim, dtype=torch.float32, device=device)]
     return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), [s.stop - s.start for s in shares]) for x in (deep, shallow)))
 
 

@@ -40,7 +40,9 @@ def cluster_centers(features: Tensor, labels: Tensor) -> Tensor:
         raise ValueError("no row is labelled, so there are no cluster centres")
     counts = torch.bincount(labels)
     if bool((counts == 0).any()):
-        raise ValueError(f"labels must be 0 … {len(counts) - 1} without gaps; {int((counts == 0).sum())} of them have no row")
+        raise ValueError(
+            f"labels must be 0 … {len(counts) - 1} without gaps; {int((counts == 0).sum())} of them have no row"
+        )
     # float64 sums: independent of the order in which a device adds up the rows, to float32 precision
     sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64, device=features.device)
     sums.index_add_(0, labels, features.double())
@@ -62,9 +64,9 @@ def move_rows_(memory: Tensor, rows: Tensor, x: Tensor, momentum: float) -> None
     """
     if len(rows) == 0:
         return
-    order = torch.argsort(rows, stable=True)                   # equal rows side by side, in batch order
+    order = torch.argsort(rows, stable=True)  # equal rows side by side, in batch order
     _, counts = torch.unique_consecutive(rows[order], return_counts=True)
-    first = torch.cumsum(counts, 0) - counts                   # where each distinct row's run starts in `order`
+    first = torch.cumsum(counts, 0) - counts  # where each distinct row's run starts in `order`
     for occurrence in range(int(counts.max())):
         batch = order[first[counts > occurrence] + occurrence]
         moved = momentum * memory[rows[batch]] + (1.0 - momentum) * x[batch]

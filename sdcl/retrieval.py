@@ -10,9 +10,10 @@ import numpy as np
 
 from sdcl.config import Config
 from sdcl.data import regdb
+from sdcl.data.readable import unreadable_images
 from sdcl.data.records import ImageRecord
-from sdcl.errors import UserError
 from sdcl.embedding import embed, retrieval_features
+from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
 from sdcl.models import Embeddings, SDCLModel
 
@@ -49,15 +50,56 @@ class TestSet:
 
 
 def load_test_set(config: Config, trial: int = 0) -> TestSet:
-    """The published protocol's query and gallery lists: SYSU-MM01's two modes of 10 trials, or a RegDB trial's two directions.
+    """The published protocol's query and gallery lists: SYSU-MM01's two modes of 10 trials, or a RegDB trial's two
+    directions.
+
+    Every image is read once, so that a damaged one is known before training rather than after its first epoch.
 
     Raises:
-        UserError: the data set's folders or lists are missing or malformed.
+        UserError: the data set's folders or lists are missing or malformed, query and gallery share no identity, or
+            images cannot be read (unless `config.skip_unreadable`, which leaves them out).
     """
+    test_set = _listed_test_set(config, trial)
+    unreadable = unreadable_images(test_set.images, "test", config.skip_unreadable)
+    test_set = _without(test_set, unreadable)
+    for task in test_set.tasks:
+        query, *galleries = (set(test_set.of(side)[0]) for side in (task.query, *task.galleries))
+        if not all(query & gallery for gallery in galleries):
+            raise UserError(
+                f"the test {task.mode} in {config.data_dir} has no image of a query's identity in a gallery: query and "
+                "gallery are not of the same data; restore the released files and lists"
+            )
+    return test_set
+
+
+def _without(test: TestSet, unreadable: set[str]) -> TestSet:
+    """The test set without these images."""
+    if not unreadable:
+        return test
+    kept = {m: [r.path not in unreadable for r in records] for m, records in test.images.items()}
+    new_row = {m: np.cumsum(keep) - 1 for m, keep in kept.items()}
+
+    def left(side: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
+        modality, rows = side
+        return modality, new_row[modality][rows[np.array(kept[modality])[rows]]]
+
+    return TestSet(
+        {m: [r for r in records if r.path not in unreadable] for m, records in test.images.items()},
+        [Task(task.mode, left(task.query), [left(gallery) for gallery in task.galleries]) for task in test.tasks],
+    )
+
+
+def _listed_test_set(config: Config, trial: int) -> TestSet:
+    """The lists as published, whatever can be read of their images."""
     if config.dataset == "regdb":
         images = {m: regdb.test_records(config.data_dir, m, trial) for m in ("visible", "infrared")}
-        visible, infrared = (("visible", np.arange(len(images["visible"]))), ("infrared", np.arange(len(images["infrared"]))))
-        return TestSet(images, [Task("visible_to_thermal", visible, [infrared]), Task("thermal_to_visible", infrared, [visible])])
+        visible, infrared = (
+            ("visible", np.arange(len(images["visible"]))),
+            ("infrared", np.arange(len(images["infrared"]))),
+        )
+        return TestSet(
+            images, [Task("visible_to_thermal", visible, [infrared]), Task("thermal_to_visible", infrared, [visible])]
+        )
     try:
         return _sysu_test_set(config.data_dir)
     except (ValueError, FileNotFoundError) as error:
@@ -66,21 +108,39 @@ def load_test_set(config: Config, trial: int = 0) -> TestSet:
 
 def _sysu_test_set(root: Path) -> TestSet:
     query = [ImageRecord(*q) for q in sysu_query(root)]
-    picks = {mode: [[ImageRecord(*g) for g in sysu_gallery(root, mode, t)] for t in SYSU_TRIALS] for mode in ("all", "indoor")}
+    picks = {
+        mode: [[ImageRecord(*g) for g in sysu_gallery(root, mode, t)] for t in SYSU_TRIALS]
+        for mode in ("all", "indoor")
+    }
     # One image is often picked in several trials: each is embedded once.
     visible = sorted({record for trials in picks.values() for gallery in trials for record in gallery})
     row = {record: i for i, record in enumerate(visible)}
     rows = ("infrared", np.arange(len(query)))
-    tasks = [Task(f"{mode}_search", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
-             for mode, trials in picks.items()]
+    tasks = [
+        Task(f"{mode}_search", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
+        for mode, trials in picks.items()
+    ]
     return TestSet({"visible": visible, "infrared": query}, tasks)
 
 
-def embed_test_set(model: SDCLModel, test: TestSet, config: Config, bar: Callable[[str, int], Callable[[int], object]] | None = None) -> dict[str, Embeddings]:
-    """Embeddings of all test images, by modality; each image once. bar: makes a progress bar of a name and a number of images."""
-    return {modality: embed(model, [r.path for r in records], modality, interpolation="lanczos", batch_size=config.embedding_batch,  # type: ignore[arg-type]
-                            workers=config.workers, precision=config.precision, progress=bar(f"test {modality}", len(records)) if bar else None)
-            for modality, records in test.images.items()}
+def embed_test_set(
+    model: SDCLModel, test: TestSet, config: Config, bar: Callable[[str, int], Callable[[int], object]] | None = None
+) -> dict[str, Embeddings]:
+    """Embeddings of all test images, by modality; each image once. bar: makes a progress bar of a name and a number
+    of images."""
+    return {
+        modality: embed(
+            model,
+            [r.path for r in records],
+            modality,
+            interpolation="lanczos",
+            batch_size=config.embedding_batch,  # type: ignore[arg-type]
+            workers=config.workers,
+            precision=config.precision,
+            progress=bar(f"test {modality}", len(records)) if bar else None,
+        )
+        for modality, records in test.images.items()
+    }
 
 
 def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, final: bool) -> Table:
@@ -89,6 +149,9 @@ def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, f
     Args:
         embeddings: by modality, rows as in `test.images`; un-normalised.
         final: the final test; SYSU-MM01 then sums the two levels' cosines (section 8).
+
+    Raises:
+        UserError: embeddings are not finite, or no query has an image of its identity in the gallery.
     """
     each_level = final and config.dataset == "sysu"
     features = {m: retrieval_features(e, each_level, config.shallow) for m, e in embeddings.items()}
@@ -98,8 +161,14 @@ def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, f
         for gallery in task.galleries:
             similarity = features[task.query[0]][task.query[1]] @ features[gallery[0]][gallery[1]].t()
             (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
-            trials.append(sysu_metrics(similarity, q_ids, g_ids, q_cams, g_cams) if config.dataset == "sysu"
-                          else regdb_metrics(similarity, q_ids, g_ids))
+            try:
+                trials.append(
+                    sysu_metrics(similarity, q_ids, g_ids, q_cams, g_cams)
+                    if config.dataset == "sysu"
+                    else regdb_metrics(similarity, q_ids, g_ids)
+                )
+            except ValueError as error:  # embeddings that are not finite, or no query with a hit
+                raise UserError(f"the test {task.mode} cannot be computed: {error}") from error
         table[task.mode] = _summary(trials)
     return table
 
@@ -124,7 +193,10 @@ def _summary(trials: Sequence[Metrics]) -> dict[str, float]:
 
 def _mean_and_deviation(rows: np.ndarray) -> dict[str, float]:
     mean, std = rows.mean(0), rows.std(0)
-    return {**{k: float(v) for k, v in zip(METRICS, mean, strict=True)}, **{f"{k}_std": float(v) for k, v in zip(METRICS, std, strict=True)}}
+    return {
+        **{k: float(v) for k, v in zip(METRICS, mean, strict=True)},
+        **{f"{k}_std": float(v) for k, v in zip(METRICS, std, strict=True)},
+    }
 
 
 def average(tables: Sequence[Table]) -> Table:

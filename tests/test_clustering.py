@@ -11,12 +11,12 @@ import pytest
 import torch
 from scipy import sparse
 
-from sdcl.clustering import cluster, jaccard_distance, neighbors, steps_scipy
+from sdcl.clustering import choice, cluster, jaccard_distance, neighbors, steps_scipy
 from sdcl.clustering.choice import has
 from sdcl.clustering.dbscan import dbscan_labels
 from sdcl.clustering.features import as_features, full_precision, inner_products
-from sdcl.clustering.jaccard import distance_graph, distances
-from sdcl.clustering.neighbors import nearest_neighbors
+from sdcl.clustering.jaccard import distance_graph, distances, steps_for
+from sdcl.clustering.neighbors import exact_search, nearest_neighbors
 from sdcl.clustering.plain import plain_jaccard, plain_neighbors
 
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
@@ -141,6 +141,45 @@ def test_rows_whose_ties_exceed_the_search_are_searched_in_float64(monkeypatch):
     np.testing.assert_array_equal(rank, np.tile(np.arange(30), (70, 1)))
 
 
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("name", DATA)
+def test_search_by_many_small_tiles(name, bfloat16, monkeypatch):
+    """Rows meet most others in tiles beside the diagonal, prune their candidates, or give up for copies."""
+    tiles = pytest.importorskip("sdcl.clustering.search_tiles")
+    monkeypatch.setattr(tiles, "TILE", 56)
+    monkeypatch.setattr(tiles, "ROOM", 1)
+    monkeypatch.setattr(tiles, "_native_bfloat16", lambda: bfloat16)
+    given_up = []
+    torch_search = neighbors.search_torch
+    monkeypatch.setattr(tiles, "search_torch", lambda x, k, rows: given_up.extend(rows) or torch_search(x, k, rows))
+    rank, _ = neighbors.settle(torch.from_numpy(DATA[name]), 15, tiles.search_tiles)
+    np.testing.assert_array_equal(rank, plain_neighbors(DATA[name], 15))
+    assert len(given_up) == 0 or name != "identities" or bfloat16
+    assert len(given_up) == 70 or name != "one place"
+
+
+def test_tiles_whose_products_exceed_the_error_bound_are_not_used(monkeypatch):
+    tiles = pytest.importorskip("sdcl.clustering.search_tiles")
+    x = torch.from_numpy(DATA["identities"])
+    exact = tiles._rounded(x)[1]
+    coarse = (x * 8).round() / 8
+    monkeypatch.setattr(tiles, "_rounded", lambda _: (coarse, exact))
+    rank, _ = neighbors.settle(x, 15, tiles.search_tiles)
+    np.testing.assert_array_equal(rank, plain_neighbors(DATA["identities"], 15))
+
+
+def test_compiled_code_is_chosen_by_size_and_changes_nothing(monkeypatch):
+    pytest.importorskip("numba")
+    found = {}
+    for least in (10**9, 1):
+        monkeypatch.setattr(choice, "COMPILED_FROM", least)
+        used = exact_search(torch.from_numpy(DATA["copies"])).__name__, module_name(steps_for(400))
+        found[used] = cluster(DATA["copies"])
+    (_, slow), (names, fast) = found.items()
+    assert names == ("search_tiles", "steps_numba")
+    np.testing.assert_array_equal(fast, slow)
+
+
 def test_float64_search_orders_negative_and_zero_similarities():
     x = as_features(np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [-0.6, 0.8], [0.8, -0.6]], np.float32))
     rank, similarity = neighbors.search_float64(x, np.arange(6), 6)
@@ -174,7 +213,7 @@ def test_max_distance_only_leaves_out(limit):
 @pytest.mark.parametrize("steps", STEPS, ids=module_name)
 @pytest.mark.parametrize("limit", [None, 0.0, 0.4])
 def test_zeros_are_stored_on_and_off_the_diagonal(steps, limit):
-    """Rows 0 and 1 have equal weights; rows 2 and 3 share half of theirs with each other: 1 - 0.5/1.5; row 4 has none."""
+    """Rows 0 and 1 have equal weights; rows 2 and 3 share half of theirs: 1 - 0.5/1.5; row 4 has none."""
     weights = np.zeros((5, 5), np.float32)
     weights[:2, :2] = 0.5
     weights[2, 2:4] = weights[3, 3:] = 0.5
@@ -290,7 +329,7 @@ def test_bad_features_are_refused(change, message):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("k1", 0), ("k2", 0), ("k1", 2.5), ("eps", 0.0), ("eps", 1.0), ("eps", np.nan), ("min_samples", 0), ("knn", "fast")],
+    [("k1", 0), ("k1", 2.5), ("k2", 0), ("eps", 0.0), ("eps", 1.0), ("eps", np.nan), ("min_samples", 0), ("knn", "x")],
 )
 def test_bad_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=name):

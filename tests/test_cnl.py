@@ -17,7 +17,10 @@ def test_mask_needs_both_levels():
     assert mask.dtype == torch.bool
     for i in range(5):
         for j in range(20):
-            want = all(float(a[i] @ t[j]) > 0.5 * max(float(a[i] @ other) for other in t) for a, t in zip(anchors, targets, strict=True))
+            want = all(
+                float(a[i] @ t[j]) > 0.5 * max(float(a[i] @ other) for other in t)
+                for a, t in zip(anchors, targets, strict=True)
+            )
             assert bool(mask[i, j]) == want
     assert mask.any() and not mask.all()
 

@@ -12,9 +12,15 @@ SYSU, REGDB = PRESETS["sysu"], PRESETS["regdb"]
 
 
 @pytest.mark.parametrize("config, epoch, stage, steps, rate, k1", [
-    (SYSU, 0, 1, 200, 3.5e-4, 30), (SYSU, 19, 1, 200, 3.5e-4, 30), (SYSU, 20, 1, 200, 3.5e-5, 30), (SYSU, 29, 1, 200, 3.5e-5, 30),
+    (SYSU, 0, 1, 200, 3.5e-4, 30),
+    (SYSU, 19, 1, 200, 3.5e-4, 30),
+    (SYSU, 20, 1, 200, 3.5e-5, 30),
+    (SYSU, 29, 1, 200, 3.5e-5, 30),
     (SYSU, 30, 2, 100, 3.5e-5, 15), (SYSU, 40, 2, 100, 3.5e-6, 15), (SYSU, 49, 2, 100, 3.5e-6, 15),
-    (REGDB, 0, 1, 50, 3.5e-4, 30), (REGDB, 19, 1, 50, 3.5e-4, 30), (REGDB, 20, 2, 50, 3.5e-5, 30), (REGDB, 29, 2, 50, 3.5e-5, 30),
+    (REGDB, 0, 1, 50, 3.5e-4, 30),
+    (REGDB, 19, 1, 50, 3.5e-4, 30),
+    (REGDB, 20, 2, 50, 3.5e-5, 30),
+    (REGDB, 29, 2, 50, 3.5e-5, 30),
 ])  # fmt: skip
 def test_schedule(config, epoch, stage, steps, rate, k1):
     at = config.at(epoch)
@@ -25,7 +31,10 @@ def test_schedule(config, epoch, stage, steps, rate, k1):
 @pytest.mark.parametrize("config, epoch, homogeneous, visible_infrared, infrared_visible, momentum", [
     (SYSU, 0, 1.0, 0, 0, 0.1), (SYSU, 9, 1.0, 0, 0, 0.1), (SYSU, 10, 1.0, 0.05, 0, 0.1), (SYSU, 11, 1.0, 0, 0.5, 0.1),
     (SYSU, 30, 0.1, 0.01, 0, 0.1), (SYSU, 31, 0.1, 0, 0.1, 0.1),
-    (REGDB, 0, 0, 0, 0, 0.99), (REGDB, 1, 1.0, 0, 0, 0.1), (REGDB, 11, 1.0, 0, 0.5, 0.1), (REGDB, 20, 0.1, 0.01, 0, 0.1),
+    (REGDB, 0, 0, 0, 0, 0.99),
+    (REGDB, 1, 1.0, 0, 0, 0.1),
+    (REGDB, 11, 1.0, 0, 0.5, 0.1),
+    (REGDB, 20, 0.1, 0.01, 0, 0.1),
 ])  # fmt: skip
 def test_weights(config, epoch, homogeneous, visible_infrared, infrared_visible, momentum):
     at = config.at(epoch)
@@ -39,8 +48,20 @@ def test_published_numbers():
     assert (SYSU.epochs, SYSU.stage2_from, SYSU.eps, SYSU.association_k, SYSU.batch_size) == (50, 30, 0.6, 20, 128)
     assert (REGDB.epochs, REGDB.stage2_from, REGDB.eps, REGDB.association_k, REGDB.batch_size) == (30, 20, 0.3, 10, 128)
     for config in (SYSU, REGDB):
-        assert (config.k2, config.min_samples, config.smooth_k, config.seed, config.bn_replicas, config.lr_step) == (6, 4, 5, 1, 2, 20)
-        assert (config.weight_decay, config.sgd_momentum, config.temperature, config.precision) == (5e-4, 0.9, 0.05, "fp32")
+        assert (config.k2, config.min_samples, config.smooth_k, config.seed, config.bn_replicas, config.lr_step) == (
+            6,
+            4,
+            5,
+            1,
+            2,
+            20,
+        )
+        assert (config.weight_decay, config.sgd_momentum, config.temperature, config.precision) == (
+            5e-4,
+            0.9,
+            0.05,
+            "fp32",
+        )
         assert config.model.grid == (18, 9) and config.model.drop_path == 0.1
     assert ModelConfig().pretrained is None
 
@@ -48,7 +69,9 @@ def test_published_numbers():
 def test_parts_can_be_left_out():
     without = dataclasses.replace(SYSU, cnl=False, cra=False)
     at = without.at(40)
-    assert at.stage == 1 and at.homogeneous_weight == at.visible_to_infrared_weight == at.infrared_to_visible_weight == 0
+    assert (
+        at.stage == 1 and at.homogeneous_weight == at.visible_to_infrared_weight == at.infrared_to_visible_weight == 0
+    )
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -63,12 +86,15 @@ def test_settings_are_frozen():
 
 
 def test_differences_name_what_changes_the_result():
-    other = dataclasses.replace(SYSU, eps=0.5, workers=3, run_dir=SYSU.run_dir / "x", model=dataclasses.replace(SYSU.model, depth=6))
+    other = dataclasses.replace(
+        SYSU, eps=0.5, workers=3, run_dir=SYSU.run_dir / "x", model=dataclasses.replace(SYSU.model, depth=6)
+    )
     assert sorted(other.differences(SYSU)) == ["--depth 6 (was 12)", "--eps 0.5 (was 0.6)"]
 
 
 @pytest.mark.parametrize("change", [
-    {"epochs": 0}, {"eps": 1.5}, {"k1": 0}, {"instances": 0}, {"trial": 3}, {"bn_replicas": 0}, {"identities": 1, "instances": 2}, {"lr_step": 0},
+    {"epochs": 0}, {"eps": 1.5}, {"k1": 0}, {"instances": 0},
+    {"trial": 3}, {"bn_replicas": 0}, {"identities": 1, "instances": 2}, {"lr_step": 0},
 ])  # fmt: skip
 def test_impossible_settings_are_refused(change):
     with pytest.raises(UserError):

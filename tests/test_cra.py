@@ -45,7 +45,9 @@ def test_length_of_embeddings_does_not_count():
     vd, vs, rd, rs = torch.randn(4, 25, 6)
     labels = torch.randint(0, 4, (25,))
     scale = torch.rand(25, 1) * 5 + 0.1
-    assert torch.equal(associate(vd, vs, rd, rs, labels, 5, 3), associate(vd * scale, vs * scale, rd * scale, rs * scale, labels, 5, 3))
+    assert torch.equal(
+        associate(vd, vs, rd, rs, labels, 5, 3), associate(vd * scale, vs * scale, rd * scale, rs * scale, labels, 5, 3)
+    )
 
 
 def test_what_does_not_fit_is_refused():

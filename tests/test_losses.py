@@ -44,7 +44,9 @@ def step(epoch, config=CONFIG, stage=1):
     return sdcl_losses(xv, xi, yv, yi, rv, ri, memories, settings, config), memories, xv, xi, (yv, yi, rv, ri), settings
 
 
-@pytest.mark.parametrize("epoch, pair, weight", [(0, "neighbor_visible_infrared", 0.05), (1, "neighbor_infrared_visible", 0.5)])
+@pytest.mark.parametrize(
+    "epoch, pair, weight", [(0, "neighbor_visible_infrared", 0.05), (1, "neighbor_infrared_visible", 0.5)]
+)
 def test_total_is_the_weighted_sum_of_its_terms(epoch, pair, weight):
     losses, *_ = step(epoch)
     clusters = sum(v for k, v in losses.terms.items() if k.startswith("cluster_"))
@@ -56,7 +58,11 @@ def test_total_is_the_weighted_sum_of_its_terms(epoch, pair, weight):
 def test_cluster_terms_are_formed_in_the_published_order():
     losses, *_ = step(0)
     assert [k for k in losses.terms if k.startswith("cluster")] == [
-        "cluster_infrared_shallow", "cluster_visible_shallow", "cluster_infrared_deep", "cluster_visible_deep"]
+        "cluster_infrared_shallow",
+        "cluster_visible_shallow",
+        "cluster_infrared_deep",
+        "cluster_visible_deep",
+    ]
 
 
 def test_forming_losses_changes_no_memory():

@@ -53,22 +53,30 @@ def test_a_single_loss_has_the_ordinary_gradient_and_moves_the_memory():
     memory, live = ClusterMemory(centers, 0.1), x.clone().requires_grad_()
     memory(live, y).backward()
     torch.testing.assert_close(live.grad, plain.grad)
-    torch.testing.assert_close(memory.features, rows_one_by_one(F.normalize(centers, dim=1), y, F.normalize(x, dim=1), 0.1))
+    torch.testing.assert_close(
+        memory.features, rows_one_by_one(F.normalize(centers, dim=1), y, F.normalize(x, dim=1), 0.1)
+    )
 
 
 def test_of_two_losses_on_one_memory_the_later_one_goes_first():
-    centers, first, last = torch.randn(3, 8), torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+    centers, first, last = (
+        torch.randn(3, 8),
+        torch.randn(4, 8, requires_grad=True),
+        torch.randn(4, 8, requires_grad=True),
+    )
     y = torch.tensor([0, 1, 1, 2])
     memory = ClusterMemory(centers, 0.1)
     loss_first, loss_last = memory(first, y), memory(last, y)
-    (loss_last + loss_first).backward()                            # the order of formation counts, not that of the sum
+    (loss_last + loss_first).backward()  # the order of formation counts, not that of the sum
 
     start = F.normalize(centers, dim=1)
     moved = rows_one_by_one(start, y, F.normalize(last.detach(), dim=1), 0.1)
     for x, then in ((last, start), (first, moved)):
         probe = x.detach().clone().requires_grad_()
         q = F.normalize(probe, dim=1)
-        p = torch.softmax(F.normalize(x.detach(), dim=1) @ start.T / 0.05, dim=1)     # of the forward pass: before any move
+        p = torch.softmax(
+            F.normalize(x.detach(), dim=1) @ start.T / 0.05, dim=1
+        )  # of the forward pass: before any move
         q.backward((p - F.one_hot(y, 3)) / (len(y) * 0.05) @ then)
         torch.testing.assert_close(x.grad, probe.grad)
     torch.testing.assert_close(memory.features, rows_one_by_one(moved, y, F.normalize(first.detach(), dim=1), 0.1))

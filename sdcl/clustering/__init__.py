@@ -2,10 +2,14 @@
 
 Nothing N x N is ever formed. Three stages, each with more than one way to the same result:
 
-- `neighbors`: the k1 nearest rows of every row, by faiss, torch (on a GPU too) or `search_tiles` (compiled);
+- `neighbors`: the k1 nearest rows of every row, by faiss, by torch or by `search_tiles` (compiled);
 - `jaccard`: sparse weights of their k-reciprocal neighbours and the distances that are below 1, with compiled steps
   (`steps_numba`) or plain SciPy (`steps_scipy`);
 - `dbscan`: labels from the graph of the pairs within eps.
+
+Features on a GPU are searched there, by torch, and the inner products that are still missing are formed there; the
+sparse part, whose size is some 60 numbers a row, is done on the CPU. Compiled code is used from some thousand rows on,
+where it repays its loading, if numba is installed.
 
 `plain` holds the dense definition that all of it is tested and timed against.
 """
@@ -14,10 +18,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .choice import worth_compiling
 from .dbscan import dbscan_labels
 from .features import as_features
-from .jaccard import distances
+from .jaccard import distances, steps_for
 from .neighbors import nearest_neighbors
 
 __all__ = ["cluster", "jaccard_distance"]
@@ -50,11 +53,7 @@ def jaccard_distance(
         raise ValueError(f"max_distance must be at least 0, not {max_distance}")
     features = as_features(features)
     rank, similarity = nearest_neighbors(features, k1, knn)
-    if worth_compiling(len(features)):
-        from . import steps_numba as steps
-    else:
-        from . import steps_scipy as steps
-    return distances(features, rank, similarity, k1, k2, max_distance, steps)
+    return distances(features, rank, similarity, k1, k2, max_distance, steps_for(len(features)))
 
 
 def cluster(

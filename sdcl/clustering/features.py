@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,8 @@ def inner_products(features: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.n
 def full_precision(device: torch.device) -> Iterator[None]:
     """Float32 matrix products in float32: no TF32, no bfloat16 behind the scenes, no autocast, no gradients."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        switches = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-        if all(hasattr(s, "fp32_precision") for s in switches):  # torch >= 2.9 has one switch per backend
+        switches: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+        if all(hasattr(s, "fp32_precision") for s in switches):  # newer torch has one switch per backend
             before = [s.fp32_precision for s in switches]
             try:
                 for s in switches:

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .features import inner_products
+from .choice import worth_compiling
+
+
+def steps_for(n: int) -> ModuleType:
+    """The module with the sparse steps for n rows: compiled, when that is worth while. Their results are the same."""
+    if worth_compiling(n):
+        from . import steps_numba
+
+        return steps_numba
+    from . import steps_scipy
+
+    return steps_scipy
 
 
 def distances(
@@ -37,14 +48,14 @@ def neighbor_weights(
     half = min(round(k1 / 2) + 1, k)  # round() takes halves to the even number
     indptr, indices = steps.expand(rank, half)
     pattern = sparse.csr_array((np.ones(len(indices), np.int64), indices, indptr), (n, n))
-    values = _similarities(features, rank, similarity, pattern)
+    values = _similarities(features, rank, similarity, pattern, steps)
     weights = sparse.csr_array((np.exp(2 * values - 2), indices, indptr), (n, n))  # in [-4, 0]: no shift is needed
     weights.data /= np.repeat(weights @ np.ones(n), np.diff(indptr))  # summed in float64
     return weights if k2 == 1 else steps.average(weights, rank[:, :k2])
 
 
 def _similarities(
-    features: torch.Tensor, rank: np.ndarray, similarity: np.ndarray, pattern: sparse.csr_array
+    features: torch.Tensor, rank: np.ndarray, similarity: np.ndarray, pattern: sparse.csr_array, steps: ModuleType
 ) -> np.ndarray:
     """Similarity of each entry of `pattern`: five of six stand in the neighbour lists, the others are computed."""
     n, k = rank.shape
@@ -56,7 +67,7 @@ def _similarities(
     values = similarity.ravel()[place - 1]
     missing = np.flatnonzero(place == 0)
     row = np.repeat(np.arange(n), np.diff(pattern.indptr))[missing]
-    values[missing] = inner_products(features, row, pattern.indices[missing])
+    values[missing] = steps.inner_products(features, row, pattern.indices[missing])
     return values
 
 

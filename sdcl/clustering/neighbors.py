@@ -89,13 +89,13 @@ def search_faiss(features: torch.Tensor, k: int) -> Neighbors:
     return rank.astype(np.int32), similarity
 
 
-def search_torch(features: torch.Tensor, k: int) -> Neighbors:
-    """Float32 search by matrix products in blocks of rows, on the device of the features."""
-    n = len(features)
-    rank, similarity = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    step = _block_rows(features, n)
-    for start in range(0, n, step):
-        best = torch.topk(features[start : start + step] @ features.T, k)
+def search_torch(features: torch.Tensor, k: int, rows: np.ndarray | None = None) -> Neighbors:
+    """Float32 search by matrix products in blocks of rows, on the device of the features; for all rows or some."""
+    queries = features if rows is None else features[torch.from_numpy(rows).to(features.device)]
+    rank, similarity = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
+    step = _block_rows(features, len(features))
+    for start in range(0, len(queries), step):
+        best = torch.topk(queries[start : start + step] @ features.T, k)
         rank[start : start + step] = best.indices.to(torch.int32).cpu().numpy()
         similarity[start : start + step] = best.values.cpu().numpy()
     return rank, similarity

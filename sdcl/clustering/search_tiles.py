@@ -29,7 +29,8 @@ compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
     """The k best of each row of features [N, d] (on the CPU) by float32 similarity.
 
-    A row with more near-ties around rank k than its buffer holds (masses of copies) gets rank -1.
+    A row with more candidates within the error bound than its buffer holds (masses of near-copies) is searched by
+    `search_torch`.
     """
     n = len(features)
     rounded, error = _rounded(features)
@@ -58,6 +59,9 @@ def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
     worst = max(in_blocks(lambda a, b: _decide(x, ids, values, held, least, slack, a, b, rank, similarity), n, 1024))
     if worst > error:  # this processor's products are worse than they ought to be: nothing found with them is certain
         return search_torch(features, k)
+    given_up = np.flatnonzero(held == 0)
+    if len(given_up):
+        rank[given_up], similarity[given_up] = search_torch(features, k, given_up)
     return rank, similarity
 
 
@@ -187,9 +191,7 @@ def _decide(x, ids, values, held, least, slack, start, stop, rank, similarity):
     k = rank.shape[1]
     worst = np.float32(0)
     for q in range(start, stop):
-        if held[q] < k:
-            rank[q] = -1
-            similarity[q] = -1
+        if held[q] == 0:  # given up
             continue
         _prune(q, ids, values, held, least, k, slack)
         filled = 0

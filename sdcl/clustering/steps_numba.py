@@ -5,18 +5,22 @@ Compiled code is kept on disk; compiling it the first time takes some seconds.
 """
 
 import numpy as np
+import torch
 from numba import njit
 from scipy import sparse
 
+from . import features as plain
 from .threads import in_blocks
 
-__all__ = ["average", "expand", "overlapping_pairs"]
+__all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
 BLOCK_ROWS = 1024
 # Room for the pairs that a block of rows finds before they are handed over (more rows than that: one row's worth).
 ROOM = 1 << 18
 
 compiled = njit(cache=True, nogil=True)
+# Sums may be split into the lanes of a vector.
+compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 
 
 def expand(rank: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,12 +81,21 @@ def overlapping_pairs(weights: sparse.csr_array, least: float) -> tuple[np.ndarr
     return _joined(in_blocks(block, n, BLOCK_ROWS))
 
 
+def inner_products(x: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """As `features.inner_products`."""
+    if x.is_cuda:
+        return plain.inner_products(x, i, j)
+    rows, i, j, out = x.numpy(), i.astype(np.int64), j.astype(np.int64), np.empty(len(i), np.float32)
+    in_blocks(lambda start, stop: _dots(rows, i[start:stop], j[start:stop], out[start:stop]), len(i), 1 << 12)
+    return out
+
+
 def _arrays(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row pointers, columns, values, in the types that the kernels are compiled for."""
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
 
 
-def _joined(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+def _joined(parts: list) -> tuple:
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
@@ -199,3 +212,13 @@ def _overlaps(
                 used += 1
             sums[j] = 0
     return stop, used
+
+
+@compiled_sums
+def _dots(x, i, j, out):
+    for p in range(len(i)):
+        a, b = x[i[p]], x[j[p]]
+        total = 0.0
+        for t in range(len(a)):
+            total += np.float64(a[t]) * np.float64(b[t])
+        out[p] = total

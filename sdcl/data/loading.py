@@ -24,7 +24,9 @@ def open_image(path: str) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except Exception as error:  # decoders meet broken files with errors of many kinds
-        raise UserError(f"{path}: cannot be read as an image ({error}); restore this file") from None
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}); restore this file, or go on without it: --skip-unreadable"
+        ) from None
 
 
 def training_loader(

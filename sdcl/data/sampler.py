@@ -9,6 +9,22 @@ from torch.utils.data import Sampler
 from sdcl.errors import UserError
 
 
+def batch_problem(labels: npt.ArrayLike, identities: int, instances: int) -> str | None:
+    """Why one pass over the pseudo-identities (integers [N], −1 = none) cannot fill a batch, or None when it can."""
+    labels = np.asarray(labels)
+    sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
+    several, single = int((sizes > 1).sum()), int((sizes == 1).sum())
+    given = several * instances + single
+    if given >= identities * instances:
+        return None
+    return (
+        f"a batch needs {identities * instances} rows, but one pass over the pseudo-identities gives {given}: "
+        f"{len(sizes)} pseudo-identities ({several} of at least two images, {single} of one) hold {int(sizes.sum())} "
+        f"of {len(labels)} images, {instances} instances each; use smaller batches, or a clustering that finds more "
+        "(a smaller eps where few large clusters swallow everything, a larger one where most rows are outliers)"
+    )
+
+
 class PseudoIdentityBatches(Sampler[list[int]]):
     """`steps` batches of `identities` × `instances` rows of one modality's training images.
 
@@ -46,24 +62,13 @@ class PseudoIdentityBatches(Sampler[list[int]]):
         self.instances, self.steps, self.seed = instances, steps, seed
         self.batch_size = identities * instances
 
+        problem = batch_problem(labels, identities, instances)
+        if problem:
+            raise UserError(problem)
         order = np.argsort(labels, kind="stable")
         order = order[np.searchsorted(labels[order], 0) :]  # without the outliers
         starts = np.unique(labels[order], return_index=True)[1]
         self.rows = np.split(order, starts[1:]) if len(order) else []  # per identity, ascending
-        self._check_pass(len(labels))
-
-    def _check_pass(self, total: int) -> None:
-        sizes = np.array([len(rows) for rows in self.rows])
-        several, single = int((sizes > 1).sum()), int((sizes == 1).sum())
-        given = several * self.instances + single
-        if given < self.batch_size:
-            raise UserError(
-                f"a batch needs {self.batch_size} rows, but one pass over the pseudo-identities gives {given}: "
-                f"{len(sizes)} pseudo-identities ({several} of at least two images, {single} of one) hold "
-                f"{int(sizes.sum())} of {total} images, {self.instances} instances each; use smaller batches, or a "
-                "clustering that finds more (a smaller eps where few large clusters swallow everything, a larger one "
-                "where most rows are outliers)"
-            )
 
     def __len__(self) -> int:
         return self.steps

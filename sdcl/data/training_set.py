@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from sdcl import distributed
 from sdcl.config import Config
 from sdcl.data import regdb, sysu
+from sdcl.data.readable import unreadable_images
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
 from sdcl.data.verify import REGDB_PUBLISHED, SYSU_PUBLISHED, CheckReport, data_fingerprint, verify_regdb, verify_sysu
+from sdcl.errors import UserError
 
 __all__ = ["TrainingSet", "load_training_set", "training_fingerprint"]
 
@@ -27,23 +29,34 @@ class TrainingSet:
 
 
 def load_training_set(config: Config, trial: int) -> TrainingSet:
-    """Finds a run's training images and compares their counts with the published ones (without opening them).
+    """Finds a run's training images, compares their counts with the published ones and reads each of them once.
 
-    A synthetic set (`config.synthetic_seed`) is drawn and prepared first where it is not there yet.
+    A synthetic set (`config.synthetic_seed`) is drawn and prepared first where it is not there yet. Fingerprint and
+    report are those of all images, `records` those that can be read.
 
     Raises:
-        UserError: folders or lists are missing or malformed; the message says what to put where.
+        UserError: folders or lists are missing or malformed (the message says what to put where), images cannot be
+            read (unless `config.skip_unreadable`), or there are too few of them for a batch.
     """
-    def check() -> CheckReport:                            # on one process: the others find the files drawn
+
+    def check() -> CheckReport:  # on one process: the others find the files drawn
         if config.synthetic_seed is not None:
             _draw(config)
         if config.dataset == "regdb":
-            return verify_regdb(config.data_dir, deep=False, trials=[trial], published=REGDB_PUBLISHED if config.published_counts else None)
+            return verify_regdb(
+                config.data_dir,
+                deep=False,
+                trials=[trial],
+                published=REGDB_PUBLISHED if config.published_counts else None,
+            )
         return verify_sysu(config.data_dir, deep=False, published=SYSU_PUBLISHED if config.published_counts else None)
 
     report = distributed.from_main(check)
     records = _records(config, trial)
-    return TrainingSet(records, _fingerprint(records), report)
+    unreadable = unreadable_images(records, "training", config.skip_unreadable)
+    readable = {m: [r for r in part if r.path not in unreadable] for m, part in records.items()}
+    _check_batches(readable, config)
+    return TrainingSet(readable, _fingerprint(records), report)
 
 
 def training_fingerprint(config: Config, trial: int) -> str:
@@ -52,18 +65,44 @@ def training_fingerprint(config: Config, trial: int) -> str:
 
 
 def _records(config: Config, trial: int) -> dict[str, list[ImageRecord]]:
-    return {m: regdb.train_records(config.data_dir, m, trial) if config.dataset == "regdb" else sysu.train_records(config.data_dir, m)
-            for m in MODALITIES}
+    return {
+        m: regdb.train_records(config.data_dir, m, trial)
+        if config.dataset == "regdb"
+        else sysu.train_records(config.data_dir, m)
+        for m in MODALITIES
+    }
 
 
 def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
     return data_fingerprint([r for m in MODALITIES for r in records[m]])
 
 
+def _check_batches(records: dict[str, list[ImageRecord]], config: Config) -> None:
+    """Raises UserError when no clustering of these images could fill a batch."""
+    for modality, part in records.items():
+        if config.instances > len(part):
+            raise UserError(
+                f"--instances {config.instances} is more than the {len(part)} {modality} training images in "
+                f"{config.data_dir}: lower it, or complete the data"
+            )
+        if config.identities > len(part) // 2:
+            raise UserError(
+                f"--identities {config.identities} is more than the {len(part) // 2} clusters of two images that "
+                f"{len(part)} {modality} training images in {config.data_dir} can form: lower it, or complete the data"
+            )
+
+
 def _draw(config: Config) -> None:
     train, test = config.synthetic_identities
-    people = SyntheticConfig(train_identities=train, test_identities=test, seed=config.synthetic_seed or 0,
-                             height=config.model.image_height, width=config.model.image_width)
-    write, prepare = (write_regdb_layout, regdb.prepare) if config.dataset == "regdb" else (write_sysu_layout, sysu.prepare)
+    people = SyntheticConfig(
+        train_identities=train,
+        test_identities=test,
+        seed=config.synthetic_seed or 0,
+        height=config.model.image_height,
+        width=config.model.image_width,
+    )
+    write, prepare = (
+        (write_regdb_layout, regdb.prepare) if config.dataset == "regdb" else (write_sysu_layout, sysu.prepare)
+    )
     write(config.data_dir, people)
     prepare(config.data_dir, progress=False)

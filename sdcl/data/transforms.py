@@ -69,14 +69,17 @@ def exchange_infrared(image: Tensor) -> Tensor:
 
 
 class _TrainingChain:
-    """What all training views share: PIL RGB of any size -> float32 [3, height, width], normalised, randomly erased."""
+    """What all training views share: PIL RGB of any size -> float32 [3, height, width], normalised, randomly erased.
 
-    def __init__(self, height: int, width: int) -> None:
+    padding: pixels of black around the resized image before the random crop; 10 at 288 x 144.
+    """
+
+    def __init__(self, height: int, width: int, padding: int = 10) -> None:
         self.steps = transforms.Compose(
             [
                 transforms.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5),
                 transforms.Resize((height, width), INTERPOLATIONS["bilinear"]),
-                transforms.Pad(10),  # black, before normalisation
+                transforms.Pad(padding),  # black, before normalisation
                 transforms.RandomCrop((height, width)),
                 transforms.RandomHorizontalFlip(0.5),
                 transforms.ToTensor(),
@@ -89,11 +92,11 @@ class _TrainingChain:
 class VisibleTransform(_TrainingChain):
     """A training view of a visible image: PIL RGB -> float32 [3, height, width], normalised.
 
-    exchange: False for view 1, True for view 2, which ends with a channel exchange.
+    exchange: False for view 1, True for view 2, which ends with a channel exchange. padding: see `_TrainingChain`.
     """
 
-    def __init__(self, height: int, width: int, exchange: bool) -> None:
-        super().__init__(height, width)
+    def __init__(self, height: int, width: int, exchange: bool, padding: int = 10) -> None:
+        super().__init__(height, width, padding)
         self.exchange = exchange
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -1,4 +1,5 @@
-"""Pseudo-labels of an epoch: clusters of each modality, and in stage 2 their association (method page, sections 3 and 6)."""
+"""Pseudo-labels of an epoch: clusters of each modality, and in stage 2 their association (method page, sections 3 and
+6)."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class PseudoLabels:
     Attributes:
         visible_clusters: [N] DBSCAN's labels of the visible rows.
         infrared: [M] DBSCAN's labels of the infrared rows.
-        visible: [N] the visible rows' labels in use: `visible_clusters` in stage 1, associated infrared labels in stage 2
+        visible: [N] the visible rows' labels in use: `visible_clusters` in stage 1, associated infrared labels in
+            stage 2
             (whether or not the row is an outlier of its own modality).
         stage: 1 or 2.
     """
@@ -37,18 +39,25 @@ class PseudoLabels:
 
     @property
     def visible_training(self) -> Tensor:
-        """[N] labels of the visible rows that batches draw from: outliers of their own modality do not train (section 6, point 4)."""
+        """[N] labels of the visible rows that batches draw from: outliers of their own modality do not train (section
+        6, point 4)."""
         return torch.where(self.visible_clusters >= 0, self.visible, -1)
 
     def counts(self) -> dict[str, int]:
-        """Clusters and outliers for the log."""
+        """For the log: clusters, outliers and clusters of a single training row in each modality; in stage 2 also the
+        infrared clusters that visible rows were given, and the rows in clusters that were left without a partner in
+        the other modality."""
         out = {}
         for name, labels in (("visible", self.visible_clusters), ("infrared", self.infrared)):
             out[f"{name}_clusters"] = int(labels.max()) + 1
             out[f"{name}_outliers"] = int((labels < 0).sum())
+        for name, labels in (("visible", self.visible_training), ("infrared", self.infrared)):
+            out[f"{name}_singles"] = int((labels[labels >= 0].unique(return_counts=True)[1] == 1).sum())
         if self.stage == 2:
             training = self.visible_training
             out["associated_visible_clusters"] = len(training[training >= 0].unique())
+            out["visible_unassociated"] = int(((self.visible_clusters >= 0) & (self.visible < 0)).sum())
+            out["infrared_unassociated"] = int(((self.infrared >= 0) & ~torch.isin(self.infrared, training)).sum())
         return out
 
 
@@ -58,15 +67,37 @@ def make_labels(visible: Embeddings, infrared: Embeddings, settings: EpochSettin
     Made once, by process 0, and given to all.
 
     Args:
-        visible, infrared: embeddings of all training rows, in the order of the sorted paths (cluster numbers depend on it).
+        visible, infrared: embeddings of all training rows, in the order of the sorted paths (cluster numbers depend
+        on it).
     """
-    def make() -> tuple[np.ndarray, np.ndarray]:
-        return (cluster(clustering_features(visible, config.shallow), config.eps, config.min_samples, settings.k1_visible, config.k2),
-                cluster(clustering_features(infrared, config.shallow), config.eps, config.min_samples, settings.k1_infrared, config.k2))
 
-    visible_clusters, infrared_labels = (torch.from_numpy(x).to(visible.deep.device) for x in distributed.from_main(make))
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        return (
+            cluster(
+                clustering_features(visible, config.shallow),
+                config.eps,
+                config.min_samples,
+                settings.k1_visible,
+                config.k2,
+            ),
+            cluster(
+                clustering_features(infrared, config.shallow),
+                config.eps,
+                config.min_samples,
+                settings.k1_infrared,
+                config.k2,
+            ),
+        )
+
+    visible_clusters, infrared_labels = (
+        torch.from_numpy(x).to(visible.deep.device) for x in distributed.from_main(make)
+    )
     labels = visible_clusters
     if settings.stage == 2:
-        rankings = (visible, infrared) if config.shallow else (Embeddings(visible.deep, visible.deep), Embeddings(infrared.deep, infrared.deep))
+        rankings = (
+            (visible, infrared)
+            if config.shallow
+            else (Embeddings(visible.deep, visible.deep), Embeddings(infrared.deep, infrared.deep))
+        )
         labels = associate(*rankings[0], *rankings[1], infrared_labels, config.association_k, config.smooth_k)
     return PseudoLabels(visible_clusters, infrared_labels, labels, settings.stage)

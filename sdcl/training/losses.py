@@ -26,7 +26,9 @@ class Memories:
     clusters: dict[tuple[str, str], ClusterMemory]
     instances: dict[tuple[str, str], InstanceMemory]
 
-    def update_instances(self, visible: Embeddings, infrared: Embeddings, visible_rows: Tensor, infrared_rows: Tensor) -> None:
+    def update_instances(
+        self, visible: Embeddings, infrared: Embeddings, visible_rows: Tensor, infrared_rows: Tensor
+    ) -> None:
         """Moves the rows of the step's images: after the losses are formed, before they are back-propagated.
 
         Args:
@@ -46,7 +48,9 @@ class StepLosses:
     terms: dict[str, Tensor]
 
 
-def build_memories(visible: Embeddings, infrared: Embeddings, labels: PseudoLabels, settings: EpochSettings, config: Config) -> Memories:
+def build_memories(
+    visible: Embeddings, infrared: Embeddings, labels: PseudoLabels, settings: EpochSettings, config: Config
+) -> Memories:
     """Memories of an epoch from all training embeddings (un-normalised [N, d], [M, d]) and their labels.
 
     Stage 1: cluster centres of each modality by its own labels. Stage 2: of both together by the unified labels, where
@@ -61,18 +65,32 @@ def build_memories(visible: Embeddings, infrared: Embeddings, labels: PseudoLabe
         v, i = getattr(visible, level), getattr(infrared, level)
         if settings.stage == 1:
             for modality, x, y in (("visible", v, labels.visible), ("infrared", i, labels.infrared)):
-                clusters[modality, level] = ClusterMemory(cluster_centers(x, y), settings.cluster_momentum, config.temperature)
+                clusters[modality, level] = ClusterMemory(
+                    cluster_centers(x, y), settings.cluster_momentum, config.temperature
+                )
         else:
             centers = cluster_centers(torch.cat([v, i]), torch.cat([labels.visible, labels.infrared]))
             shared = ClusterMemory(centers, settings.cluster_momentum, config.temperature)
             clusters["visible", level] = clusters["infrared", level] = shared
-    instances = {(modality, level): InstanceMemory(getattr(x, level), config.instance_momentum)
-                 for modality, x in (("visible", visible), ("infrared", infrared)) for level in levels}
+    instances = {
+        (modality, level): InstanceMemory(getattr(x, level), config.instance_momentum)
+        for modality, x in (("visible", visible), ("infrared", infrared))
+        for level in levels
+    }
     return Memories(clusters, instances)
 
 
-def sdcl_losses(visible: Embeddings, infrared: Embeddings, visible_labels: Tensor, infrared_labels: Tensor, visible_rows: Tensor,
-                infrared_rows: Tensor, memories: Memories, settings: EpochSettings, config: Config) -> StepLosses:
+def sdcl_losses(
+    visible: Embeddings,
+    infrared: Embeddings,
+    visible_labels: Tensor,
+    infrared_labels: Tensor,
+    visible_rows: Tensor,
+    infrared_rows: Tensor,
+    memories: Memories,
+    settings: EpochSettings,
+    config: Config,
+) -> StepLosses:
     """The losses of one step. They change nothing: `Memories.update_instances` and the backward pass do, in this order.
 
     Args:
@@ -88,18 +106,23 @@ def sdcl_losses(visible: Embeddings, infrared: Embeddings, visible_labels: Tenso
     x = {"visible": visible, "infrared": infrared}
     rows = {"visible": visible_rows, "infrared": infrared_rows}
     labels = {"visible": visible_labels, "infrared": infrared_labels}
-    levels = sorted({level for _, level in memories.instances}, reverse=True)       # shallow first
+    levels = sorted({level for _, level in memories.instances}, reverse=True)  # shallow first
 
     # The order of formation counts: backward runs the other way round, so on a shared memory visible goes first and
     # infrared meets it updated (section 4).
-    terms = {f"cluster_{modality}_{level}": memories.clusters[modality, level](getattr(x[modality], level), labels[modality])
-             for level in levels for modality in ("infrared", "visible")}
+    terms = {
+        f"cluster_{modality}_{level}": memories.clusters[modality, level](getattr(x[modality], level), labels[modality])
+        for level in levels
+        for modality in ("infrared", "visible")
+    }
     total = torch.stack(list(terms.values())).sum()
 
-    for anchor, target, weight in (("visible", "visible", settings.homogeneous_weight),
-                                   ("infrared", "infrared", settings.homogeneous_weight),
-                                   ("visible", "infrared", settings.visible_to_infrared_weight),
-                                   ("infrared", "visible", settings.infrared_to_visible_weight)):
+    for anchor, target, weight in (
+        ("visible", "visible", settings.homogeneous_weight),
+        ("infrared", "infrared", settings.homogeneous_weight),
+        ("visible", "infrared", settings.visible_to_infrared_weight),
+        ("infrared", "visible", settings.infrared_to_visible_weight),
+    ):
         if weight:
             term = _neighbors(x[anchor], rows[anchor], anchor, target, memories, levels, config)
             terms[f"neighbor_{anchor}_{target}"] = term
@@ -107,7 +130,9 @@ def sdcl_losses(visible: Embeddings, infrared: Embeddings, visible_labels: Tenso
     return StepLosses(total, {name: term.detach() for name, term in terms.items()})
 
 
-def _neighbors(x: Embeddings, rows: Tensor, anchor: str, target: str, memories: Memories, levels: list[str], config: Config) -> Tensor:
+def _neighbors(
+    x: Embeddings, rows: Tensor, anchor: str, target: str, memories: Memories, levels: list[str], config: Config
+) -> Tensor:
     """L_deep + 0.5·L_shallow of one pair of modalities (section 5)."""
     own = {level: memories.instances[anchor, level].features[rows] for level in levels}
     other = {level: memories.instances[target, level].features for level in levels}

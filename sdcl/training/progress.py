@@ -18,7 +18,8 @@ __all__ = ["Progress", "result_table"]
 
 
 class Progress:
-    """Prints for process 0 and keeps silent elsewhere; bars only where a person watches (standard error is a terminal)."""
+    """Prints for process 0 and keeps silent elsewhere; bars only where a person watches (standard error is a
+    terminal)."""
 
     def __init__(self, config: Config, trial: int) -> None:
         self.config, self.trial = config, trial
@@ -30,15 +31,28 @@ class Progress:
         """Before the first epoch: data and its counts, batch, device, and how the best epoch is chosen."""
         config = self.config
         visible, infrared = (len(data.records[m]) for m in ("visible", "infrared"))
-        self.say(f"training data: {config.data_dir}{f', trial {self.trial}' if self.trial else ''}: {visible} visible and {infrared} infrared images "
-                 f"(fingerprint {data.fingerprint})")
+        self.say(
+            f"training data: {config.data_dir}{f', trial {self.trial}' if self.trial else ''}: "
+            f"{visible} visible and {infrared} infrared images "
+            f"(fingerprint {data.fingerprint})"
+        )
         if config.published_counts and not data.report.ok:
             self.say(data.report.table())
-        self.say(data.report.verdict if config.published_counts else "counts are not compared with published ones (a data set of its own)")
-        self.say(f"a step: {config.batch_size} visible images in two views and {config.batch_size} infrared, as {config.bn_replicas} "
-                 f"batch-normalisation replica(s), on {distributed.world()} process(es), {device}, {config.precision}")
+        self.say(
+            data.report.verdict
+            if config.published_counts
+            else "counts are not compared with published ones (a data set of its own)"
+        )
+        self.say(
+            f"a step: {config.batch_size} visible images in two views and {config.batch_size} infrared, "
+            f"as {config.bn_replicas} "
+            f"batch-normalisation replica(s), on {distributed.world()} process(es), {device}, {config.precision}"
+        )
         if config.select == "test-rank1":
-            self.say("the best epoch is chosen by Rank-1 on the test set, as in the published runs; --select last never looks at test labels")
+            self.say(
+                "the best epoch is chosen by Rank-1 on the test set, as in the published runs; "
+                "--select last never looks at test labels"
+            )
 
     def say(self, text: str) -> None:
         if not self.silent:
@@ -56,17 +70,28 @@ class Progress:
         def show(step: int, means: dict[str, float]) -> None:
             bar.set_postfix({_short(name): f"{value:.3f}" for name, value in means.items()}, refresh=False)
             bar.update(step - bar.n)
+
         return show
 
     def epoch(self, line: dict[str, Any], selected: bool) -> None:
         """The epoch's summary line."""
-        clusters = " ".join(f"{m[:3]} {line[f'{m}_clusters']} clusters {line[f'{m}_outliers']} outliers," for m in ("visible", "infrared"))
-        associated = f" {line['associated_visible_clusters']} associated," if "associated_visible_clusters" in line else ""
-        tests = " ".join(f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f}," for mode, table in line.items()
-                         if isinstance(table, dict) and "rank1" in table)
+        clusters = " ".join(
+            f"{m[:3]} {line[f'{m}_clusters']} clusters {line[f'{m}_outliers']} outliers,"
+            for m in ("visible", "infrared")
+        )
+        associated = (
+            f" {line['associated_visible_clusters']} associated," if "associated_visible_clusters" in line else ""
+        )
+        tests = " ".join(
+            f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f},"
+            for mode, table in line.items()
+            if isinstance(table, dict) and "rank1" in table
+        )
         seconds = " ".join(f"{phase} {s:.1f}" for phase, s in line["seconds"].items())
-        self.say(f"epoch {line['epoch']:>2}/{self.config.epochs} stage {line['stage']}: {clusters}{associated} loss {line['loss']:.3f}, {tests} "
-                 f"seconds {seconds}{' *best' if selected else ''}")
+        self.say(
+            f"epoch {line['epoch']:>2}/{self.config.epochs} stage {line['stage']}: {clusters}{associated} "
+            f"loss {line['loss']:.3f}, {tests} seconds {seconds}{' *best' if selected else ''}"
+        )
 
     def close(self) -> None:
         if self._bar is not None:
@@ -86,14 +111,31 @@ def _short(name: str) -> str:
 
 def result_table(results: dict[str, Any]) -> str:
     """The published table's form: a row for each mode and each of the run's weights, mean ± deviation in percent."""
-    rows = [("", "", "R1", "R5", "R10", "R20", "mAP", "mINP")]
+    rows: list[tuple[str, ...]] = [("", "", "R1", "R5", "R10", "R20", "mAP", "mINP")]
     parts = {"": {k: v for k, v in results.items() if _is_mode(v)}}
     parts |= {name: results[name] for name in ("last", "stage1", "start", "chance") if name in results}
-    for name, label in (("", results.get("label", "best")), ("last", "last epoch"), ("stage1", "stage 1 alone"), ("start", "before training"), ("chance", "chance")):
+    for name, label in (
+        ("", results.get("label", "best")),
+        ("last", "last epoch"),
+        ("stage1", "stage 1 alone"),
+        ("start", "before training"),
+        ("chance", "chance"),
+    ):
         for mode, table in parts.get(name, {}).items():
-            rows.append((label, mode.replace("_", " "), *(f"{100 * table[m]:.2f} ± {100 * table[f'{m}_std']:.2f}" for m in METRICS)))
+            rows.append(
+                (
+                    label,
+                    mode.replace("_", " "),
+                    *(f"{100 * table[m]:.2f} ± {100 * table[f'{m}_std']:.2f}" for m in METRICS),
+                )
+            )
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _is_mode(value: Any) -> bool:

@@ -1,7 +1,14 @@
-"""Seeds: everything random in an epoch follows from (seed, trial, epoch), so that a resumed run repeats an epoch exactly."""
+"""Seeds: everything random in an epoch follows from (seed, trial, epoch), so that a resumed run repeats an epoch
+exactly, without any generator's state in its checkpoint.
+
+At the start of each epoch Python's, NumPy's and torch's generators are seeded from these numbers and the process's
+(stochastic depth draws from them); the samplers and augmentations have seeds of their own, made of the same numbers,
+the modality and, for an image, its place in the epoch (`sdcl.data.loading`), so that workers do not matter either.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 
@@ -20,3 +27,15 @@ def seed_everything(*parts: int | str) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def use_deterministic_kernels(on: bool) -> None:
+    """Lets torch use deterministic kernels only, or an error where an operation has none (`--deterministic`).
+
+    cuBLAS needs a fixed workspace for it, which it reads from CUBLAS_WORKSPACE_CONFIG when it starts: call this before
+    anything runs on a GPU. A value that is already set stays.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(on)

@@ -38,11 +38,12 @@ class Batches:
 
     def __init__(self, visible: Sequence[ImageRecord], infrared: Sequence[ImageRecord], labels: PseudoLabels,
                  settings: EpochSettings, config: Config, trial: int) -> None:
-        height, width = config.model.image_height, config.model.image_width
+        height, width, padding = config.model.image_height, config.model.image_width, config.crop_padding
+        visible_views = [VisibleTransform(height, width, exchange, padding) for exchange in (False, True)]
         self.loaders = []
         for name, records, y, views in (
-                ("visible", visible, labels.visible_training, [VisibleTransform(height, width, False), VisibleTransform(height, width, True)]),
-                ("infrared", infrared, labels.infrared, [InfraredTransform(height, width)])):
+                ("visible", visible, labels.visible_training, visible_views),
+                ("infrared", infrared, labels.infrared, [InfraredTransform(height, width, padding)])):
             seed = derive_seed(config.seed, trial, settings.epoch, name)
             batches = PseudoIdentityBatches(y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances,
                                             settings.steps, seed)

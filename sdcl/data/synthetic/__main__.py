@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 from sdcl.data.synthetic import SyntheticConfig, regdb_shape, sysu_shape, write_regdb_layout, write_sysu_layout
-from sdcl.errors import UserError
+from sdcl.errors import UserError, run_program
 
 _HELP = {
     "train_identities": "identities for training, at least 2",
@@ -16,7 +15,7 @@ _HELP = {
     "images_per_camera": "images of an identity in a camera: one number, or the lowest and the highest (sysu layout)",
     "height": "pixels",
     "width": "pixels",
-    "seed": "another seed draws other people before other cameras",
+    "seed": "another seed draws other people and other cameras",
     "own_infrared": "0 = a garment's infrared brightness is a grey mixture of its colour, 1 = wholly its own",
     "absence": "probability that an identity is not seen by a camera (sysu layout)",
     "view_range": "0 = everybody from the front, 1 = from every side",
@@ -26,9 +25,9 @@ _HELP = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    config = SyntheticConfig()
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Raises UserError for impossible options and what the writing functions raise it for."""
+    defaults = SyntheticConfig()
     parser = argparse.ArgumentParser(prog="python -m sdcl.data.synthetic", description=__doc__.split(":")[0])
     parser.add_argument("layout", choices=("sysu", "regdb"), help="layout of the files: SYSU-MM01's or RegDB's")
     parser.add_argument("root", type=Path, help="folder to write to")
@@ -38,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="identities and image counts of the published set, by default of 32 x 16 pixels",
     )
     parser.add_argument("--workers", type=int, help="processes (default: one for each CPU core)")
-    for field in fields(config):
+    for field in fields(defaults):
         if field.name in _HELP:
-            default = getattr(config, field.name)
+            default = getattr(defaults, field.name)
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 type=type(default),
@@ -50,13 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
             )
     options = vars(parser.parse_args(arguments))
     try:
-        write = {"sysu": write_sysu_layout, "regdb": write_regdb_layout}[options["layout"]]
-        write(options["root"], _config(options), options["workers"])
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        config = _config(options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    write = {"sysu": write_sysu_layout, "regdb": write_regdb_layout}[options["layout"]]
+    write(options["root"], config, options["workers"])
     print(f"{options['root']}: complete")
-    return 0
 
 
 def _config(options: dict) -> SyntheticConfig:
@@ -74,4 +72,4 @@ def _config(options: dict) -> SyntheticConfig:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -172,7 +172,8 @@ def _obstruct(canvas: Canvas, draws: Draws) -> None:
     else:
         at = side * draws.uniform(0.2, 0.26)
         canvas.ellipse((at, 0.08), 0.05, 0.065, OBSTACLE)
-        canvas.column([(0.13, at, 0.03), (0.17, at, 0.05), (0.2, at, 0.12), (0.46, at, 0.11), (0.58, at, 0.085)], OBSTACLE)
+        body = ((0.13, 0.03), (0.17, 0.05), (0.2, 0.12), (0.46, 0.11), (0.58, 0.085))
+        canvas.column([(y, at, half) for y, half in body], OBSTACLE)
         for leg in (-1, 1):
             canvas.limb((at + 0.04 * leg, 0.55), (at + 0.07 * leg, 0.97), 0.05, 0.028, OBSTACLE)
 

@@ -1,8 +1,8 @@
 """A canvas of material numbers: round limbs, columns and ellipses, rasterised by NumPy alone.
 
-Every pixel holds the number of the material seen there and how brightly its surface is lit; colours come later, so that one
-drawing serves both modalities. All arithmetic is element by element, without sums or library functions whose last bit
-may differ between machines.
+Every pixel holds the number of the material seen there and how brightly its surface is lit; colours come later, so that
+one drawing serves both modalities. All arithmetic is element by element, without sums or library functions whose last
+bit may differ between machines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Canvas:
         self.material = np.zeros((len(y), len(x)), dtype=np.uint8)
         self.shade = np.ones((len(y), len(x)), dtype=np.float32)
 
-    def limb(self, start: Point, end: Point, start_radius: float, end_radius: float, material: Material, along: float = 0.0) -> None:
+    def limb(
+        self, start: Point, end: Point, start_radius: float, end_radius: float, material: Material, along: float = 0.0
+    ) -> None:
         """A rod with round ends; `along` is the pattern's position at its start."""
         (ax, ay), (bx, by) = start, end
         reach = max(start_radius, end_radius)
@@ -53,7 +55,8 @@ class Canvas:
     def column(self, nodes: Sequence[tuple[float, float, float]], material: Material) -> None:
         """An upright shape given by (y, middle, half width) at ascending heights, straight between them."""
         ys, middles, halves = (np.array(values) for values in zip(*nodes, strict=True))
-        window = self._window(float((middles - halves).min()), float((middles + halves).max()), nodes[0][0], nodes[-1][0])
+        left, right = float((middles - halves).min()), float((middles + halves).max())
+        window = self._window(left, right, nodes[0][0], nodes[-1][0])
         y = self.y[window[0]]
         after = np.minimum(np.maximum(np.searchsorted(ys, y), 1), len(ys) - 1)
         share = (y - ys[after - 1]) / (ys[after] - ys[after - 1])

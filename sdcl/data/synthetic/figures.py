@@ -99,7 +99,8 @@ class _Body:
         limb(hip, low, 1.05 * thigh, (thigh + end * (calf - thigh)) * (0.7 + 0.4 * wide), cloth)
         if person.lower_length > self.knee_y:
             end = min((person.lower_length - self.knee_y) / (0.965 - self.knee_y), 0.97 - person.boots)
-            limb(knee, _between(knee, ankle, end), calf * (0.7 + 0.4 * wide), thin * (0.4 + 0.8 * wide), cloth, self.knee_y - person.hip)
+            low, ends = _between(knee, ankle, end), (calf * (0.7 + 0.4 * wide), thin * (0.4 + 0.8 * wide))
+            limb(knee, low, *ends, cloth, self.knee_y - person.hip)
 
     def _leg_pattern(self, side: int) -> Pattern:
         spec = self.person.lower_print
@@ -113,28 +114,33 @@ class _Body:
         waist = self.half(person.hip_width * person.girth, 0.075 * person.girth)
         wide = self.half(person.hip_width * (0.9 + 0.5 * person.flare), 0.09 * person.flare + 0.02)
         sway = 0.02 * self.pose.stride * self.pose.sideways
-        pattern = person.lower_print.on(1.0, 0.0) if person.lower_print.kind != "side" else self._leg_pattern(1)
-        nodes = [(person.hip - 0.06, 0.0, 0.9 * waist), (person.hip + 0.03, 0.0, 1.1 * waist), (person.lower_length, sway, wide)]
-        self.canvas.column(nodes, (LOWER, pattern))
+        top = person.hip
+        nodes = [(top - 0.06, 0.0, 0.9 * waist), (top + 0.03, 0.0, 1.1 * waist), (person.lower_length, sway, wide)]
+        self.canvas.column(nodes, (LOWER, self._leg_pattern(1)))
 
     def torso(self) -> None:
         person = self.person
         thick = 0.072 * person.girth
-        chest, waist = self.half(person.shoulder, thick), self.half(0.8 * person.hip_width * (0.4 + 0.6 * person.girth), 0.92 * thick)
+        chest = self.half(person.shoulder, thick)
+        waist = self.half(0.8 * person.hip_width * (0.4 + 0.6 * person.girth), 0.92 * thick)
         hips = self.half(person.hip_width * (0.55 + 0.45 * person.girth), thick + 0.006)
         top = self.shoulder_y
         self.canvas.limb(self.place(0.0, self.chin - 0.03, 0.004), self.place(0.0, top, 0.0), 0.026, 0.036, SKIN)
         if person.lower != "skirt":
-            self.canvas.column([(person.hip - 0.05, 0.0, waist), (person.hip + 0.04, 0.0, hips)], (LOWER, person.lower_print.on(1.0, 0.0)) if person.lower_print.kind != "side" else LOWER)
+            seat: Material = LOWER
+            if person.lower_print.kind != "side":
+                seat = (LOWER, person.lower_print.on(1.0, 0.0))
+            self.canvas.column([(person.hip - 0.05, 0.0, waist), (person.hip + 0.04, 0.0, hips)], seat)
         nodes = [
             (top - 0.025, 0.0, 0.35 * chest),
             (top, 0.0, 0.86 * chest),
             (top + 0.03, 0.0, chest),
-            (top + 0.6 * (person.hip - top), 0.0, max(waist, 0.82 * chest if person.hem > 0.05 else waist)),
+            (top + 0.6 * (person.hip - top), 0.0, max(waist, 0.82 * chest) if person.hem > 0.05 else waist),
             (person.hip + 0.01, 0.0, hips),
         ]
         if person.hem:
-            nodes.append((person.hip + 0.01 + person.hem, 0.0, hips * (1 + (person.flare - 1) * person.hem / 0.15) + 0.004))
+            wide = hips * (1 + (person.flare - 1) * person.hem / 0.15) + 0.004
+            nodes.append((person.hip + 0.01 + person.hem, 0.0, wide))
         self.canvas.column(nodes, (UPPER, self.upper))
 
     def arm(self, side: int) -> None:
@@ -150,11 +156,12 @@ class _Body:
         limb = self.canvas.limb
         limb(shoulder, elbow, thick, thin, SKIN)
         limb(elbow, hand, thin, 0.019, SKIN)
-        cloth: Material = (UPPER, self.upper) if person.upper.kind in ("rows", "checks", "dots", "half", "band") else UPPER
-        if person.sleeve_contrast:
-            cloth = UPPER_SECOND
+        cloth: Material = UPPER_SECOND if person.sleeve_contrast else UPPER
+        if not person.sleeve_contrast and person.upper.kind in ("rows", "checks", "dots", "half", "band"):
+            cloth = (UPPER, self.upper)
         if person.sleeve:
-            limb(shoulder, _between(shoulder, elbow, min(2 * person.sleeve, 1.0)), thick + 0.006, thin + 0.008, cloth, 0.03)
+            end = _between(shoulder, elbow, min(2 * person.sleeve, 1.0))
+            limb(shoulder, end, thick + 0.006, thin + 0.008, cloth, 0.03)
         if person.sleeve > 0.5:
             limb(elbow, _between(elbow, hand, 1.8 * person.sleeve - 0.9), thin + 0.008, thin + 0.005, cloth, 0.17)
 
@@ -175,7 +182,8 @@ class _Body:
                 at = self.place(side * 0.85 * wide, 0.0, -0.015)[0]
                 canvas.limb((at, 0.6 * tall), (at, tall * (1.5 if person.hair == "full" else 2.0)), 0.016, 0.016, HAIR)
         if person.hat:
-            canvas.column([(-0.012, middle[0], 0.7 * wide), (0.25 * tall, middle[0], 1.08 * wide), (0.62 * tall, middle[0], 1.1 * wide)], HAT)
+            crown = ((-0.012, 0.7), (0.25 * tall, 1.08), (0.62 * tall, 1.1))
+            canvas.column([(y, middle[0], half * wide) for y, half in crown], HAT)
             if pose.facing > -0.3:
                 canvas.limb((middle[0], 0.6 * tall), self.place(0.0, 0.66 * tall, 0.075), 0.01, 0.008, HAT)
 
@@ -185,31 +193,38 @@ class _Body:
         if person.hair == "long":
             half = self.half(0.052, 0.03)
             at = self.place(0.0, 0.0, -0.025)[0]
-            self.canvas.column([(0.4 * tall, at, half), (self.shoulder_y, at, 1.1 * half), (self.shoulder_y + 0.09, at, 0.7 * half)], HAIR)
+            falls = ((0.4 * tall, 1.0), (self.shoulder_y, 1.1), (self.shoulder_y + 0.09, 0.7))
+            self.canvas.column([(y, at, half * share) for y, share in falls], HAIR)
         elif person.hair == "bun":
             self.canvas.ellipse(self.place(0.0, 0.12 * tall, -0.05), 0.03, 0.03, HAIR)
         elif person.hair == "tail":
-            self.canvas.limb(self.place(0.0, 0.7 * tall, -0.055), self.place(0.0, self.shoulder_y + 0.05, -0.085), 0.02, 0.012, HAIR)
+            start, end = self.place(0.0, 0.7 * tall, -0.055), self.place(0.0, self.shoulder_y + 0.05, -0.085)
+            self.canvas.limb(start, end, 0.02, 0.012, HAIR)
 
     def backpack(self) -> None:
         size, top = self.person.bag_size, self.shoulder_y
         middle = self.place(0.0, 0.0, -0.072 * self.person.girth - 0.03 * size)[0]
         half = self.half(0.075 * size, 0.042 * size)
-        self.canvas.column([(top - 0.01, middle, 0.75 * half), (top + 0.03, middle, half), (top + 0.2 * size, middle, 1.05 * half), (top + 0.225 * size, middle, 0.8 * half)], BAG)
+        outline = ((-0.01, 0.75), (0.03, 1.0), (0.2 * size, 1.05), (0.225 * size, 0.8))
+        self.canvas.column([(top + y, middle, half * share) for y, share in outline], BAG)
 
     def straps(self) -> None:
         if self.pose.facing > 0.1:
             for side in (-1, 1):
-                start, end = (self.place(side * 0.055, self.shoulder_y + y, z) for y, z in ((-0.012, 0.02), (0.14, 0.06)))
+                start = self.place(side * 0.055, self.shoulder_y - 0.012, 0.02)
+                end = self.place(side * 0.055, self.shoulder_y + 0.14, 0.06)
                 self.canvas.limb(start, end, 0.013, 0.012, BAG)
 
     def bag(self) -> None:
         person = self.person
         side, size = person.bag_side, person.bag_size
-        low = person.hip + (0.0 if person.bag == "shoulder" else 0.13)
         middle = self.place(side * (person.hip_width + 0.035), 0.0, 0.0)[0]
         half = self.half(0.03, 0.07 * size)
-        strap = self.place(-side * 0.05 if person.bag == "shoulder" else side * (person.shoulder + 0.02), self.shoulder_y if person.bag == "shoulder" else low - 0.1, 0.03)
+        if person.bag == "shoulder":  # its strap runs across the chest
+            low, strap = person.hip, self.place(-side * 0.05, self.shoulder_y, 0.03)
+        else:
+            low = person.hip + 0.13
+            strap = self.place(side * (person.shoulder + 0.02), low - 0.1, 0.03)
         self.canvas.limb(strap, (middle, low - 0.03), 0.01, 0.01, BAG)
         self.canvas.column([(low - 0.03, middle, 0.9 * half), (low + 0.085 * size, middle, 1.1 * half)], BAG)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -71,8 +72,8 @@ def write_sysu_layout(root: Path, config: SyntheticConfig, workers: int | None =
 def write_regdb_layout(root: Path, config: SyntheticConfig, workers: int | None = None, progress: bool = True) -> None:
     """Write a synthetic set in RegDB's raw layout: Visible/, Thermal/ and the lists of ten trials in idx/.
 
-    Ten images an identity and modality, as .bmp; the thermal ones are rendered as near infrared. In each trial a fresh draw
-    of `config.train_identities` identities is for training, the others for test; labels count from 0 in each list.
+    Ten images an identity and modality, as .bmp; the thermal ones are rendered as near infrared. In each trial a fresh
+    draw of `config.train_identities` identities is for training, the others for test; labels count from 0 in each list.
 
     Args and Raises: as `write_sysu_layout`.
     """
@@ -116,10 +117,8 @@ def _write(
     """Write all pictures, then the lists, then the marker; the lists are missing as long as a picture may be."""
     marker = json.dumps({"layout": layout, "renderer": RENDERER, **asdict(config)}, indent=1) + "\n"
     try:
-        if _is_complete(root, marker):
+        if not _claim(root, marker):
             return
-        root.mkdir(parents=True, exist_ok=True)
-        (root / UNFINISHED).write_text(marker)
         for folder in sorted({root / Path(picture.path).parent for pictures in identities for picture in pictures}):
             folder.mkdir(parents=True, exist_ok=True)
         total = sum(map(len, identities))
@@ -135,24 +134,32 @@ def _write(
             (root / name).write_text(text)
         os.replace(root / UNFINISHED, root / FINISHED)
     except OSError as error:
-        raise UserError(f"cannot write the synthetic set to {root}: {error}; free space or choose another folder") from error
+        raise UserError(
+            f"cannot write the synthetic set to {root}: {error}; free space or choose another folder"
+        ) from error
     except BrokenProcessPool as error:
-        raise UserError(f"a process that drew images for {root} was killed; repeat the command, with fewer workers") from error
+        raise UserError(
+            f"a process that drew images for {root} was killed; repeat the command, with fewer workers"
+        ) from error
 
 
-def _is_complete(root: Path, marker: str) -> bool:
-    """True if root holds this very set. Raises UserError if it holds anything else but a part of this set."""
-    for name in (FINISHED, UNFINISHED):
-        if (root / name).exists():
-            # A kill while the first marker was being written leaves a part of it, and nothing else.
-            if (root / name).read_text() != marker and len(list(root.iterdir())) > 1:
-                raise UserError(
-                    f"{root} holds a synthetic set of another config (see {root / name}); remove it or choose another folder"
-                )
-            return name == FINISHED
-    if root.exists() and any(root.iterdir()):
+def _claim(root: Path, marker: str) -> bool:
+    """True if root is now marked as an unfinished set of this config, False if it holds the finished one.
+
+    Raises UserError if it holds anything else.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    present = [name for name in (FINISHED, UNFINISHED) if (root / name).exists()]
+    others = len(list(root.iterdir())) - len(present)
+    if not present and others:
         raise UserError(f"{root} holds files that are not of a synthetic set; choose a new or an empty folder")
-    return False
+    if present and (root / present[0]).read_text() == marker:
+        return present[0] != FINISHED
+    if others:
+        found = root / present[0]
+        raise UserError(f"{root} holds a synthetic set of another config ({found}); remove it or choose another folder")
+    (root / UNFINISHED).write_text(marker)
+    return True
 
 
 def _write_identity(root: Path, config: SyntheticConfig, pictures: list[_Picture]) -> int:
@@ -177,7 +184,9 @@ def _mapper(workers: int) -> Iterator:
         return
     # A fork starts at once, where a fresh process would import the whole package; the work needs none of its threads.
     method = "fork" if sys.platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+    context = multiprocessing.get_context(method)
+    # Ctrl-C is this process's to handle, once.
+    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield partial(pool.map, chunksize=4)
     finally:

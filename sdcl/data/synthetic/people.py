@@ -19,6 +19,8 @@ _CLOTH = (
     (46, 112, 62), (96, 98, 52), (180, 160, 116), (104, 72, 48), (212, 192, 156), (216, 186, 52), (216, 116, 44),
     (226, 152, 172), (106, 62, 132), (122, 172, 216), (36, 122, 126), (64, 66, 72), (176, 182, 190),
 )  # fmt: skip
+_UPPER_PRINTS = ("plain", "plain", "rows", "rows", "bars", "checks", "dots", "half", "band", "block", "open")
+_LOWER_PRINTS = ("plain",) * 6 + ("rows", "bars", "checks", "side", "side", "half")
 _HAIR = ((22, 18, 18), (42, 30, 24), (70, 46, 30), (112, 76, 44), (178, 142, 86), (140, 138, 136))
 _SKIN = ((236, 198, 170), (222, 178, 146), (196, 150, 116), (150, 106, 78), (104, 72, 54))
 
@@ -67,7 +69,9 @@ class Print:
                 (np.abs(across - 0.06 * sideways) < (0.5 * period + 0.015) * facing)
                 & (np.abs(along - 0.07 - 0.05 * share) < 0.03 + 0.1 * period)
             ),
-            "open": lambda across, along: np.abs(across - 0.06 * sideways) < (0.02 + 0.08 * share) * facing * (1 + along),
+            "open": lambda across, along: (
+                np.abs(across - 0.06 * sideways) < (0.02 + 0.08 * share) * facing * (1 + along)
+            ),
         }
         return patterns[self.kind]
 
@@ -142,7 +146,7 @@ def draw_person(seed: int, identity: int) -> Person:
         hip=draws.uniform(0.47, 0.53),
         hair=draws.choose(("bald", "short", "short", "full", "full", "bob", "long", "long", "bun", "tail")),
         hat=draws.chance(0.15),
-        upper=_print(draws, ("plain", "plain", "rows", "rows", "bars", "checks", "dots", "half", "band", "block", "open")),
+        upper=_print(draws, _UPPER_PRINTS),
         sleeve=draws.choose((0.0, 0.35, 0.45, 0.55, 1.0, 1.0, 1.0)),
         sleeve_contrast=draws.chance(0.2),
         hem=draws.choose((0.0, 0.02, 0.04, 0.06, 0.1, 0.17, 0.24)),
@@ -150,7 +154,7 @@ def draw_person(seed: int, identity: int) -> Person:
         lower=kind,
         lower_length=ends[kind],
         trouser=draws.uniform(0.95, 1.5),
-        lower_print=_print(draws, ("plain",) * 6 + ("rows", "bars", "checks", "side", "side", "half")),
+        lower_print=_print(draws, _LOWER_PRINTS),
         boots=draws.choose((0.0, 0.0, 0.0, 0.06, 0.13)),
         bag=draws.choose(("none", "none", "none", "backpack", "backpack", "shoulder", "shoulder", "hand")),
         bag_size=draws.uniform(0.8, 1.35),

@@ -16,9 +16,9 @@ PERSON, TRACK, IMAGE, CAMERA, LAYOUT = range(5)
 class Draws:
     """A stream of draws at the address (seed, purpose, identity, camera, image).
 
-    The generator is Philox, a keyed counter: streams at different addresses do not overlap, and any one starts at once, so
-    that any image of a data set can be drawn alone. Only its raw 64-bit words are used, whose values NumPy guarantees; the
-    arithmetic on them is single IEEE operations, without any function from the C library.
+    The generator is Philox, a keyed counter: streams at different addresses do not overlap, and any one starts at once,
+    so that any image of a data set can be drawn alone. Only its raw 64-bit words are used, whose values NumPy
+    guarantees; the arithmetic on them is single IEEE operations, without any function from the C library.
     """
 
     def __init__(self, seed: int, purpose: int, identity: int = 0, camera: int = 0, image: int = 0) -> None:
@@ -63,9 +63,9 @@ class Draws:
 
 
 def unit_vector(turn: float) -> tuple[float, float]:
-    """(cosine, sine) of nearly `turn` full turns, by a rational formula: exact on every machine, unlike the library's sine.
+    """(cosine, sine) of nearly `turn` full turns: a vector of unit length, less than 1 degree off inside a quarter.
 
-    The vector has unit length; inside a quarter its angle differs from the exact one by less than 1 degree.
+    The formula is rational, hence the same on every machine, unlike the C library's sine.
     """
     quarter, rest = divmod(turn * 4.0, 1.0)
     t = rest * (0.785 + 0.215 * rest * rest)  # near tan(rest * 45 degrees), equal at both ends

@@ -23,15 +23,15 @@ class SyntheticConfig:
     """Training identities, at least 2; a quarter of them is listed in val_id.txt, as in SYSU-MM01."""
     test_identities: int = 40
     images_per_camera: int | tuple[int, int] = 8
-    """Images of an identity in one camera, or the (lowest, highest) number, each folder's own being drawn between them."""
+    """Images of an identity in one camera, or their (lowest, highest) number, from which each folder draws its own."""
     height: int = 96
     width: int = 48
     seed: int = 0
     """0 … 2**64 - 1. Another seed is another world: other people, other cameras."""
     own_infrared: float = 0.1
-    """Share of a garment's infrared brightness that is its own: 0 = a grey mixture of its visible channels, 1 = all its own."""
+    """Share of a garment's infrared brightness that is its own; the rest is a grey mixture of its visible channels."""
     absence: float = 0.1
-    """Probability that an identity does not appear in a camera. Each appears in at least one visible and one infrared."""
+    """Probability that an identity is not seen by a camera. At least one visible and one infrared camera see it."""
     view_range: float = 1.0
     """Views in which people are seen: 0 = all from the front, 1 = from every side."""
     occlusion: float = 0.25
@@ -62,7 +62,7 @@ class SyntheticConfig:
             right = len(self.counts) == rows and all(
                 len(row) == len(CAMERAS) and all(0 <= count <= 9999 for count in row) for row in self.counts
             )
-            checks.append((right, f"counts must have {rows} rows (train + test identities) of 6 numbers, each 0 … 9999"))
+            checks.append((right, f"counts must have {rows} rows (train + test identities) of 6 numbers 0 … 9999"))
         for holds, message in checks:
             if not holds:
                 raise ValueError(f"synthetic data set: {message} (got {self})"[:400])
@@ -110,9 +110,9 @@ def _drawn_counts(config: SyntheticConfig, number: int) -> tuple[int, ...]:
 def sysu_shape(height: int = 32, width: int = 16, seed: int = 0) -> SyntheticConfig:
     """The config of a set with the shape of SYSU-MM01, by default of small images.
 
-    296 + 99 training identities with 22,258 visible and 11,909 infrared images; 96 test identities with 6,775 visible and
-    3,803 infrared images, in 112 folders of cameras 1 and 2 and 189 of cameras 4 and 5 (the gallery sizes of the
-    indoor and the all-search test). How the images divide among the folders is made up.
+    296 + 99 training identities with 22,258 visible and 11,909 infrared images; 96 test identities with 6,775 visible
+    and 3,803 infrared images, in 112 folders of cameras 1 and 2 and 189 of cameras 4 and 5: a gallery of one image a
+    folder has 112 images indoors and 301 in all. How the images divide among the folders is made up.
     """
     # Identities seen in each camera 1 … 6; every one is seen by a visible and by an infrared camera.
     train = _divide(395, {1: 230, 2: 230, 3: 230, 4: 392, 5: 389, 6: 395}, visible=22_258, infrared=11_909)

@@ -1,0 +1,38 @@
+"""Writes a page about a run: curves, results, ranked lists, t-SNE, distances, attention, augmented views, settings.
+
+    python scripts/report.py runs/demo                          writes runs/demo/report.html
+    python scripts/report.py runs/regdb                         one page for each trial that has begun
+    python scripts/report.py runs/sysu --cache-features         keep the test images' embeddings for the next time
+
+The page needs no network and no other file. A run that still goes on can be looked at as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sdcl.errors import run_program  # noqa: E402
+from sdcl.report import write_report  # noqa: E402
+from sdcl.report.run_files import run_folders  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument(
+        "--data-dir", type=Path, help="the data set's folder, if it is no longer where the run found it"
+    )
+    parser.add_argument(
+        "--cache-features", action="store_true", help="keep the embeddings in RUN/features.npz, and use them again"
+    )
+    a = parser.parse_args()
+    for folder in run_folders(a.run):
+        print(write_report(folder, a.data_dir, a.cache_features, say=lambda text: print(text, file=sys.stderr)))
+
+
+if __name__ == "__main__":
+    run_program(main)

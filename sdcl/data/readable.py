@@ -1,0 +1,54 @@
+"""Which images can be read at all, known before hours are spent on the others."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from sdcl import distributed
+from sdcl.data.records import ImageRecord
+from sdcl.data.verify import find_unreadable
+from sdcl.errors import UserError
+
+NAMED = 10
+"""So many unreadable files are named; of more the number is told."""
+
+
+def unreadable_images(records: Mapping[str, Sequence[ImageRecord]], kind: str, skip: bool) -> set[str]:
+    """Opens every image of these records and returns the paths of those that cannot be read.
+
+    It takes seconds (every epoch reads the same files again) and happens once, on one process, with a bar.
+
+    Args:
+        records: by modality.
+        kind: "training" or "test", for messages.
+        skip: say which they are on standard error and go on without them, rather than stop.
+
+    Raises:
+        UserError: some cannot be read and `skip` is off, or a modality is left without images.
+    """
+    paths = [record.path for part in records.values() for record in part]
+    _, reasons = distributed.from_main(lambda: find_unreadable(paths, progress=sys.stderr.isatty()))
+    if not reasons:
+        return set()
+    broken = {_file(path) for path in reasons}  # of several links to one file the first alone was opened
+    unreadable = [path for path in sorted(paths) if _file(path) in broken]
+    more = f" and {len(unreadable) - NAMED:,} more" if len(unreadable) > NAMED else ""
+    what = f"{len(unreadable):,} of {len(paths):,} {kind} images cannot be read: {', '.join(unreadable[:NAMED])}{more}"
+    if not skip:
+        raise UserError(f"{what}. Restore them, or leave them out with --skip-unreadable")
+    for modality, part in records.items():
+        if all(record.path in unreadable for record in part):
+            raise UserError(f"{what}. No {modality} image is left: restore them")
+    if distributed.is_main():
+        print(f"warning: {what}. They are left out; results of fewer images do not compare with published ones",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return set(unreadable)
+
+
+def _file(path: str) -> tuple[int, int] | str:
+    """What tells files apart, whatever they are called: device and inode; the path itself for a broken link."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino

@@ -1,0 +1,10 @@
+"""What a run did, on one page: `write_report` reads a run folder and writes a self-contained report.html.
+
+- `run_files`: a run folder's settings, log and results; `published`: the curves of the published runs;
+- `views`: what is computed from the selected weights (rankings, distances, t-SNE, attention, augmented views);
+- `figures`: drawings of it; `page`: the HTML around them.
+"""
+
+from sdcl.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,309 @@
+"""Results do not depend on the number of processes or GPUs: weights, statistics, memories, embeddings, a whole run.
+
+The workers import this file, so that one process and two run the same functions. With these small embeddings the
+published learning rate moves some weights by 0.05 in five steps, far more than the tolerance. The network computes in
+float64 here (losses and memories in float32, as always): at this size the stems' ReLUs flip on float32's rounding
+alone, and a change of 1e-7 in the first weights has grown to 1e-4 five steps later.
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.func import functional_call
+
+import train_sdcl
+from sdcl import distributed
+from sdcl.config import PRESETS, ModelConfig
+from sdcl.data.records import ImageRecord
+from sdcl.embedding import embed
+from sdcl.errors import UserError
+from sdcl.models import Embeddings, build_model
+from sdcl.training import PseudoLabels, build_memories
+from sdcl.training.replicas import ReplicaForward
+from sdcl.training.seeds import seed_everything
+from sdcl.training.step import Batches, make_optimizer, train_epoch
+
+ROOT = Path(__file__).parent.parent
+SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.0)
+CONFIG = dataclasses.replace(
+    PRESETS["sysu"],
+    model=SMALL,
+    workers=0,
+    embedding_batch=16,
+    identities=4,
+    instances=4,
+    steps_stage1=5,
+    steps_stage2=5,
+    stage2_from=11,
+    heterogeneous_from=0,
+)
+EPOCHS = {1: 10, 2: 11}  # with both neighbour losses
+SIZES = {"visible": 43, "infrared": 30}  # embedding shares of unequal length
+
+
+def images(folder):
+    """Records of small images, drawn around a picture an identity; their files are made where they are not there."""
+    records = {}
+    for modality, size in SIZES.items():
+        rng = np.random.default_rng(size)
+        centres = rng.integers(60, 196, (5, 32, 16, 3))
+        records[modality] = []
+        for row in range(size):
+            path = folder / f"{modality}_{row:02d}.png"
+            if not path.exists():
+                noise = rng.integers(-60, 60, (32, 16, 3))
+                Image.fromarray((centres[row % 5] + noise).astype(np.uint8)).save(path)
+            records[modality].append(ImageRecord(str(path), row % 5, row % 3))
+    return records
+
+
+def pseudo_labels(stage):
+    visible, infrared = (torch.arange(n) % 6 - 1 for n in SIZES.values())
+    return PseudoLabels(visible, infrared, (torch.arange(SIZES["visible"]) * 7) % 5 if stage == 2 else visible, stage)
+
+
+@pytest.fixture(autouse=True)
+def _usual_arithmetic():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def train(folder, stage, replicas=2, wrap=lambda forward: None, device="cpu"):
+    """Five steps of one epoch; everything that came of them. `wrap` may change how the model is run."""
+    torch.set_default_dtype(torch.float64)
+    config = dataclasses.replace(CONFIG, bn_replicas=replicas)
+    settings, records, labels = config.at(EPOCHS[stage]), images(folder), pseudo_labels(stage)
+    labels = PseudoLabels(*(y.to(device) for y in (labels.visible_clusters, labels.infrared, labels.visible)), stage)
+    seed_everything(1)
+    model = build_model(config.model).to(device)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    forward = ReplicaForward(model, replicas)
+    wrap(forward)
+    optimizer = make_optimizer(model, config)
+    embeddings = {m: embed(model, [r.path for r in records[m]], m, batch_size=16) for m in records}
+    memories = build_memories(embeddings["visible"], embeddings["infrared"], labels, settings, config)
+    losses = train_epoch(
+        forward,
+        optimizer,
+        Batches(records["visible"], records["infrared"], labels, settings, config, 0),
+        labels,
+        memories,
+        settings,
+        config,
+    )
+    kinds = vars(memories).items()
+    return {
+        "start": start,
+        "model": model.state_dict(),
+        "losses": losses,
+        "embeddings": {m: tuple(e) for m, e in embeddings.items()},
+        "memories": {
+            f"{kind} {m} {level}": memory.features for kind, part in kinds for (m, level), memory in part.items()
+        },
+    }
+
+
+CASES = {"stage 1": (1, 2), "stage 2": (2, 2), "4 replicas": (1, 4)}
+
+
+def work(rank, folder, port):
+    """One of two processes, as torchrun would start it."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    torch.set_num_threads(1)
+    distributed.start()
+    results = {name: train(folder, *case) for name, case in CASES.items()}
+    # one image, two processes
+    results["few"] = tuple(embed(build_small(), [images(folder)["visible"][0].path], "visible"))
+    torch.save(results, folder / f"rank{rank}.pt")
+    distributed.stop()
+
+
+def build_small():
+    torch.set_default_dtype(torch.float64)
+    seed_everything(2)
+    return build_model(SMALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    images(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    return {name: train(folder, *case) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (folder, port), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def same(got, want, tolerance=1e-5):
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(
+            got[name], want[name], rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def differs(got, want, least):
+    return max(float((got[k] - want[k]).abs().max()) for k in want if want[k].is_floating_point()) > least
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_two_processes_train_as_one(one, two, case):
+    assert differs(one[case]["model"], one[case]["start"], 1e-2)  # there is something to compare
+    for result in two:
+        same(result[case]["model"], one[case]["model"])  # weights, and replica 0's running statistics
+        same(result[case]["memories"], one[case]["memories"])
+        assert result[case]["losses"] == pytest.approx(one[case]["losses"], abs=1e-5)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_processes_are_equal_to_the_bit(two, case):
+    same(two[0][case]["model"], two[1][case]["model"], 0)
+    same(two[0][case]["memories"], two[1][case]["memories"], 0)
+
+
+def test_replicas_stages_and_their_memories_are_told_apart(one):
+    assert differs(one["stage 1"]["model"], one["4 replicas"]["model"], 1e-3)
+    shared, own = one["stage 2"]["memories"], one["stage 1"]["memories"]
+    assert torch.equal(shared["clusters visible deep"], shared["clusters infrared deep"])
+    assert not torch.equal(own["clusters visible deep"], own["clusters infrared deep"])
+    assert {"neighbor_visible_visible", "neighbor_visible_infrared"} < one["stage 1"]["losses"].keys()
+    assert {"neighbor_visible_visible", "neighbor_infrared_visible"} < one["stage 2"]["losses"].keys()
+
+
+def test_embeddings_are_shared_out_and_gathered_in_order(one, two, folder):
+    for result in two:
+        for modality, want in one["stage 1"]["embeddings"].items():
+            for got, level in zip(result["stage 1"]["embeddings"][modality], want, strict=True):
+                torch.testing.assert_close(got, level, rtol=1e-5, atol=1e-5)
+        want = embed(build_small(), [images(folder)["visible"][0].path], "visible")
+        for got, level in zip(result["few"], want, strict=True):
+            torch.testing.assert_close(got, level, rtol=1e-5, atol=1e-5)
+
+
+class ScatteredOnCpu(nn.Module):
+    """What DataParallel does, on one device.
+
+    It scatters the rows of the keyword arguments, runs copies that share the parameters (gradients add up) but not the
+    buffers (the first copy's are the model's), and joins the outputs field by field.
+    """
+
+    def __init__(self, model, replicas):
+        super().__init__()
+        self.model, self.replicas = model, replicas
+
+    def forward(self, **images):
+        scattered = [
+            dict(zip(images, parts, strict=True))
+            for parts in zip(*(x.chunk(self.replicas) for x in images.values()), strict=True)
+        ]
+        outputs = []
+        for number, part in enumerate(scattered):
+            buffers = {name: b.clone() if number else b for name, b in self.model.named_buffers()}
+            outputs.append(functional_call(self.model, {**dict(self.model.named_parameters()), **buffers}, kwargs=part))
+        return Embeddings(*(torch.cat(level) for level in zip(*outputs, strict=True)))
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_data_parallel_order_trains_as_one_device(one, folder, case):
+    stage, replicas = CASES[case]
+
+    def scatter(forward):
+        forward.over_gpus = ScatteredOnCpu(forward.model, replicas)
+
+    got = train(folder, stage, replicas, scatter)
+    same(got["model"], one[case]["model"])
+    same(got["memories"], one[case]["memories"])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="DataParallel needs two GPUs")
+@pytest.mark.parametrize("stage", [1, 2])
+def test_data_parallel_on_gpus_trains_as_one_device(folder, stage):
+    def sequential(forward):
+        assert isinstance(forward.over_gpus, nn.DataParallel)
+        forward.over_gpus = None
+
+    same(train(folder, stage, device="cuda")["model"], train(folder, stage, wrap=sequential, device="cuda")["model"])
+
+
+@pytest.mark.parametrize("processes, replicas", [(3, 2), (4, 2), (2, 1), (2, 3)])
+def test_processes_that_do_not_go_with_the_replicas_are_refused(monkeypatch, processes, replicas):
+    monkeypatch.setattr(distributed, "world", lambda: processes)
+    with pytest.raises(UserError, match=f"{processes} processes.*--nproc-per-node {replicas}"):
+        ReplicaForward(build_small(), replicas)
+
+
+OPTIONS = """demo --pretrained None --synthetic-identities 8 5 --epochs 2 --stage2-from 1 --heterogeneous-from 0
+    --steps-stage1 3 --steps-stage2 3 --identities 2 --instances 4 --k1 8 --k1-visible-stage2 8 --k2 3 --eps 0.6
+    --dim 32 --depth 2 --image-height 48 --image-width 32 --learning-rate 1e-4"""
+
+
+def test_a_whole_run_of_two_processes_equals_that_of_one(tmp_path):
+    for processes in (1, 2):
+        arguments = [
+            *OPTIONS.split(),
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--run-dir",
+            str(tmp_path / f"run{processes}"),
+        ]
+        if processes == 1:
+            train_sdcl.main(arguments)
+        else:
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                "2",
+                "train_sdcl.py",
+                *arguments,
+            ]
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    logs = [
+        [json.loads(line) for line in (tmp_path / f"run{n}" / "log.jsonl").read_text().splitlines()] for n in (1, 2)
+    ]
+    assert [line["stage"] for line in logs[0]] == [1, 2]
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"seconds"}:
+            tolerance = 0 if isinstance(one[name], int) else 1e-4
+            assert two[name] == pytest.approx(one[name], abs=tolerance), name
+    results = [json.loads((tmp_path / f"run{n}" / "results.json").read_text()) for n in (1, 2)]
+    assert results[1]["all_search"] == pytest.approx(results[0]["all_search"], abs=1e-4)
