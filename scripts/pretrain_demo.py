@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -75,7 +75,7 @@ def view_transform(height: int, width: int) -> v2.Transform:
     """Views that keep a person recognisable by layout and pattern, at least as hard as those that SDCL trains on."""
     return v2.Compose(
         [
-            v2.RandomResizedCrop((height, width), scale=(0.5, 1.0), ratio=(0.4, 0.65)),
+            v2.RandomResizedCrop((height, width), scale=(0.7, 1.0), ratio=(0.4, 0.65)),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(0.5, 0.5, 0.5, 0.5),
             v2.ToImage(),
@@ -100,22 +100,18 @@ def discrimination_loss(z: Tensor, infrared: Tensor, temperature: float) -> Tens
 
 def pretrain(model: SDCLModel, data: Views, epochs: int, batch: int, rate: float, temperature: float) -> None:
     """Trains the visible stem (on both modalities), all blocks and the deep head; the others become their copies."""
-    head = nn.Sequential(
-        nn.Linear(model.dim, 2 * model.dim), nn.BatchNorm1d(2 * model.dim), nn.ReLU(), nn.Linear(2 * model.dim, 64)
-    )
-    parameters = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loader), pct_start=0.1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
-    head.to(device)
     for epoch in range(epochs):
         start, total = time.perf_counter(), 0.0
         for views, infrared in loader:  # [B, 2, 3, H, W], [B]
             x = views.transpose(0, 1).flatten(0, 1).to(device)  # view 1 of all, then view 2
             with torch.autocast(device.type, torch.bfloat16):
-                z = head(model(visible=x).deep)
+                z = model(visible=x).deep
             loss = discrimination_loss(z.float(), infrared.to(device), temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -156,9 +152,9 @@ def main() -> None:
         "--data-seed", type=int, default=1_000_001, help="seed of the people, far from those of the demo (%(default)s)"
     )
     parser.add_argument("--epochs", type=int, default=12, help="passes over their images (%(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="images a step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images a step (%(default)s)")
     parser.add_argument("--rate", type=float, default=1e-3, help="AdamW's highest learning rate (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.2, help="of the contrastive loss (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of the contrastive loss (%(default)s)")
     a = parser.parse_args()
     shape = PRESETS[a.preset].model
     seed_everything("demo backbone", a.data_seed)

@@ -42,7 +42,8 @@ def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "
     device = model.cls_token.device
     shares = distributed.shares(len(paths))
     own = shares[distributed.rank()]
-    loader = evaluation_loader(list(paths[own]), evaluation_transform(height, width, interpolation), batch_size, workers)
+    transform = evaluation_transform(height, width, interpolation)
+    loader = evaluation_loader(list(paths[own]), transform, batch_size, workers)
     was_training = model.training
     model.eval()
     deep, shallow = [], []
@@ -58,11 +59,12 @@ def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "
     finally:
         model.train(was_training)
     empty = [torch.empty(0, model.dim, dtype=torch.float32, device=device)]
-    return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), [s.stop - s.start for s in shares]) for x in (deep, shallow)))
+    lengths = [share.stop - share.start for share in shares]
+    return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), lengths) for x in (deep, shallow)))
 
 
 def clustering_features(embeddings: Embeddings, shallow: bool = True) -> Tensor:
-    """L2-normalise(concat(deep, shallow)) [N, 2D] (section 3, point 2); without `shallow` the deep level alone [N, D]."""
+    """L2-normalise(concat(deep, shallow)) [N, 2D] (section 3, point 2); without `shallow` the deep level [N, D]."""
     return F.normalize(torch.cat(embeddings, dim=1) if shallow else embeddings.deep, dim=1)
 
 

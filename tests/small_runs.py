@@ -1,4 +1,4 @@
-"""A run folder with everything that a finished run holds, made in a second: drawn people, random weights, a made-up log."""
+"""A run folder as a finished run leaves it, made in a second: drawn people, random weights, a made-up log."""
 
 import dataclasses
 import json
@@ -34,13 +34,26 @@ def log_lines(epochs: int, stage2_from: int, modes: tuple[str, str] = ("all_sear
     for epoch in range(epochs):
         stage = 2 if epoch >= stage2_from else 1
         done = (epoch + 1) / epochs
-        line = {"epoch": epoch, "stage": stage, "loss": 9 - 5 * done, "cluster_visible_deep": 3 - 2 * done,
-                "cluster_infrared_shallow": 2 - done, "neighbor_visible_visible": 1.5, "visible_clusters": 12,
-                "visible_outliers": int(40 * (1 - done)), "infrared_clusters": 9, "infrared_outliers": 5,
-                "visible_identities": 8, "infrared_identities": 8, "visible_purity": 0.8 * done, "visible_ari": 0.6 * done,
-                "infrared_purity": 0.9 * done, "infrared_ari": 0.7 * done, "visible_cluster_sizes": [0, 1, 4, 4, 3, 0, 0, 0],
-                "infrared_cluster_sizes": [0, 0, 5, 4, 0, 0, 0, 0], "neighbors_visible_infrared": 0.5 * done,
-                "seconds": {"embed": 2.0, "train": 5.0}, **table(0.6 * done, modes)}  # fmt: skip
+        line = {
+            "epoch": epoch,
+            "stage": stage,
+            "loss": 9 - 5 * done,
+            "cluster_visible_deep": 3 - 2 * done,
+            "cluster_infrared_shallow": 2 - done,
+            "neighbor_visible_visible": 1.5,
+            "neighbors_visible_infrared": 0.5 * done,
+            "seconds": {"embed": 2.0, "train": 5.0},
+            **table(0.6 * done, modes),
+        }
+        for modality, clusters in (("visible", 12), ("infrared", 9)):
+            line |= {
+                f"{modality}_clusters": clusters,
+                f"{modality}_outliers": int(40 * (1 - done)),
+                f"{modality}_identities": 8,
+                f"{modality}_purity": 0.8 * done,
+                f"{modality}_ari": 0.6 * done,
+                f"{modality}_cluster_sizes": [0, 1, 4, clusters - 5, 0, 0, 0, 0],
+            }
         if stage == 2:
             line |= {"associated_visible_clusters": 8, "association_accuracy": 0.75}
         lines.append(line)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_sets import TINY_RUN
 
 from sdcl.errors import UserError
 
@@ -12,15 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import ablation  # noqa: E402
 
-TINY = """demo --seeds 1 2 --pretrained None --synthetic-identities 8 5 --epochs 2 --stage2-from 1 --eps 0.6
-    --heterogeneous-from 0 --steps-stage1 1 --steps-stage2 1 --identities 2 --instances 2 --k1 8 --k1-visible-stage2 8
-    --k2 3 --dim 32 --depth 2 --image-height 32 --image-width 16 --learning-rate 1e-5"""
+SMALL = [*TINY_RUN, "--synthetic-identities", "6", "3", "--seeds", "1", "2", "--data-seeds", "4"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
-    ablation.main([*TINY.split(), "--data-seeds", "4", "--run-dir", str(folder)])
+    ablation.main([*SMALL, "--run-dir", str(folder)])
     return folder
 
 
@@ -53,7 +52,7 @@ def test_table_is_the_mean_and_deviation_of_the_results(runs, capsys):
         files = [runs / "cnl" / f"seed-{seed}-data-4" / "results.json" for seed in (1, 2)]
         a, b = (100 * pick(json.loads(file.read_text()))["all_search"]["mAP"] for file in files)
         assert named["+ CNL", epoch][column] == f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}"
-    assert named["chance", ""][lines[0].index("all search R1")] == "20.0 ± 0.0"  # five test identities
+    assert named["chance", ""][lines[0].index("all search R1")] == "33.3 ± 0.0"  # three test identities
 
 
 def test_finished_runs_are_left_alone_and_others_go_on(runs, monkeypatch):
@@ -61,11 +60,11 @@ def test_finished_runs_are_left_alone_and_others_go_on(runs, monkeypatch):
     monkeypatch.setattr(
         ablation.train_sdcl, "main", lambda arguments: trained.append(arguments[arguments.index("--run-dir") + 1])
     )
-    ablation.main([*TINY.split(), "--data-seeds", "4", "--run-dir", str(runs)])
+    ablation.main([*SMALL, "--run-dir", str(runs)])
     assert trained == []
     (runs / "cnl" / "seed-2-data-4" / "results.json").rename(runs / "kept.json")
     try:
-        ablation.main([*TINY.split(), "--data-seeds", "4", "--run-dir", str(runs)])
+        ablation.main([*SMALL, "--run-dir", str(runs)])
     finally:
         (runs / "kept.json").rename(runs / "cnl" / "seed-2-data-4" / "results.json")
     assert trained == [str(runs / "cnl" / "seed-2-data-4")]
@@ -74,7 +73,7 @@ def test_finished_runs_are_left_alone_and_others_go_on(runs, monkeypatch):
 def test_runs_of_other_settings_are_not_mixed(runs):
     file = runs / "cra" / "seed-1-data-4" / "config.json"
     text = file.read_text()
-    file.write_text(text.replace('"steps_stage1": 1', '"steps_stage1": 7'))
+    file.write_text(text.replace('"steps_stage1": 2', '"steps_stage1": 7'))
     try:
         with pytest.raises(UserError, match="steps-stage1 7"):
             ablation.table(runs)

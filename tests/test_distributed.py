@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sets import TINY_RUN
 from torch import nn
 from torch.func import functional_call
 
@@ -260,41 +261,17 @@ def test_processes_that_do_not_go_with_the_replicas_are_refused(monkeypatch, pro
         ReplicaForward(build_small(), replicas)
 
 
-OPTIONS = """demo --pretrained None --synthetic-identities 8 5 --epochs 2 --stage2-from 1 --heterogeneous-from 0
-    --steps-stage1 3 --steps-stage2 3 --identities 2 --instances 4 --k1 8 --k1-visible-stage2 8 --k2 3 --eps 0.6
-    --dim 32 --depth 2 --image-height 48 --image-width 32 --learning-rate 1e-4"""
-
-
 def test_a_whole_run_of_two_processes_equals_that_of_one(tmp_path):
     for processes in (1, 2):
-        arguments = [
-            *OPTIONS.split(),
-            "--data-dir",
-            str(tmp_path / "data"),
-            "--run-dir",
-            str(tmp_path / f"run{processes}"),
-        ]
+        folders = ["--data-dir", str(tmp_path / "data"), "--run-dir", str(tmp_path / f"run{processes}")]
+        arguments = [*TINY_RUN, *folders]
         if processes == 1:
             train_sdcl.main(arguments)
         else:
-            command = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node",
-                "2",
-                "train_sdcl.py",
-                *arguments,
-            ]
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            )
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            command = [*torchrun, "train_sdcl.py", *arguments]
+            one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=one_thread)
             assert done.returncode == 0, done.stdout + done.stderr
     logs = [
         [json.loads(line) for line in (tmp_path / f"run{n}" / "log.jsonl").read_text().splitlines()] for n in (1, 2)

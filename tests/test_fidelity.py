@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_sets import TINY_RUN
 
 import train_sdcl
 from sdcl import embedding, retrieval
@@ -20,10 +21,6 @@ from sdcl.memory import InstanceMemory
 from sdcl.models import Embeddings, build_model
 from sdcl.training.run import Run
 from sdcl.training.step import make_optimizer
-
-TINY = """demo --pretrained None --synthetic-identities 8 5 --epochs 4 --stage2-from 3 --heterogeneous-from 1 --eps 0.6
-    --steps-stage1 2 --steps-stage2 1 --identities 2 --instances 2 --k1 8 --k1-visible-stage2 8 --k2 3
-    --dim 32 --depth 2 --image-height 32 --image-width 16 --learning-rate 1e-5"""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,19 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedding, "evaluation_transform", recorded)
-        train_sdcl.main([*TINY.split(), "--data-dir", str(folder / "data"), "--run-dir", str(folder / "run")])
+        train_sdcl.main(
+            [
+                *TINY_RUN,
+                "--epochs",
+                "4",
+                "--stage2-from",
+                "3",
+                "--data-dir",
+                str(folder / "data"),
+                "--run-dir",
+                str(folder / "run"),
+            ]
+        )
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     return folder / "run", log, resized
 

@@ -5,6 +5,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# fmt: off
+TINY_RUN = [
+    "demo", "--pretrained", "None", "--synthetic-identities", "8", "5", "--epochs", "2", "--stage2-from", "1",
+    "--heterogeneous-from", "0", "--eps", "0.6", "--steps-stage1", "2", "--steps-stage2", "2", "--identities", "1",
+    "--instances", "4", "--k1", "8", "--k1-visible-stage2", "8", "--k2", "3", "--dim", "32", "--depth", "2",
+    "--image-height", "32", "--image-width", "16", "--learning-rate", "1e-5",
+]
+# fmt: on
+"""Arguments of train_sdcl.py for a run of seconds, both stages, from random weights. A batch is one pseudo-identity,
+since few of the visible clusters get a label of their own then."""
+
 
 def save_image(path: Path, number: int) -> None:
     """A small image whose content, and so its size, differs from most others'."""

@@ -39,7 +39,7 @@ def jaccard_distance(
     features: [N, d] rows of unit length, used as they are; torch (the neighbour search runs on their device) or numpy.
     k1: neighbours that are looked at, the row itself included, clamped to N. k2: rows averaged in the query
     expansion; 1 turns it off. max_distance: store only distances up to this, which is several times faster.
-    knn: "exact", or "ivf" for an approximate search on CPU with faiss (repays from about a million rows on).
+    knn: "exact", or "ivf" for an approximate search on CPU with faiss (for sets too large for the exact one).
 
     Neighbours of equal similarity rank by index; so copies of a row are in no special place, and a row with k1 copies
     before it is not among its own neighbours.

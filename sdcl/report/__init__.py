@@ -2,7 +2,7 @@
 
 - `run_files`: a run folder's settings, log and results; `published`: the curves of the published runs;
 - `views`: what is computed from the selected weights (rankings, distances, t-SNE, attention, augmented views);
-- `figures`: drawings of it; `page`: the HTML around them.
+- `figures`: drawings of it; `sections`, `markup` and `page`: the HTML around them.
 """
 
 from sdcl.report.page import write_report

@@ -228,7 +228,7 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def _published(ax: Axes, run: RunFiles, name: str, scale: float = 1.0) -> None:
-    """The published curve of a quantity behind this run's: a line, and a band from lowest to highest of several runs."""
+    """The published curve of a quantity behind this run's: a line, with several runs their mean and range."""
     if run.published is None:
         return
     values = scale * published_curve(run.published)[name]

@@ -1,4 +1,4 @@
-"""What the report shows of the selected weights, as plain data: rankings, distances, t-SNE, attention, augmented views."""
+"""What the report shows of the selected weights, as plain data: rankings, distances, maps, augmented views."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def separation(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def spread_identities(ids: dict[str, np.ndarray], identities: int, images: int) -> dict[str, np.ndarray]:
-    """Rows of some identities, evenly spaced over those that both modalities have, at most `images` of each a modality."""
+    """Rows of up to `identities` identities that both modalities have, evenly spaced, and up to `images` of each."""
     both = np.intersect1d(*ids.values())
     chosen = both[_spaced(len(both), identities)]
     out = {}
@@ -159,7 +159,7 @@ class Attention:
 
 
 def class_token_attention(block: nn.Module, tokens: Tensor) -> Tensor:
-    """Attention weights of the class token over all tokens in a transformer block: [B, N, D] -> [B, heads, N], sum 1."""
+    """Attention of the class token to all tokens in a transformer block: [B, N, D] -> [B, heads, N], sum 1."""
     attn = block.attn
     q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return torch.softmax((q[:, :, :1] @ k.transpose(2, 3))[:, :, 0] * q.shape[-1] ** -0.5, dim=-1)
@@ -201,7 +201,7 @@ def attention_maps(model: SDCLModel, records: Sequence[tuple[str, ImageRecord]])
 def augmented_views(
     config: Config, modality: str, records: Sequence[ImageRecord], draws: int, seed: int = 0
 ) -> list[tuple[ImageRecord, list[Image.Image]]]:
-    """Training views of some images as pictures: visible draws alternate between view 1 and view 2 (channel exchange)."""
+    """Training views of images, as pictures; visible draws alternate between view 1 and view 2 (channel exchange)."""
     size = config.model.image_height, config.model.image_width
     if modality == "visible":
         transforms = [VisibleTransform(*size, exchange=bool(d % 2)) for d in range(draws)]

@@ -140,7 +140,8 @@ class Run:
         self.best_epoch, self.best_rank1 = checkpoint["best_epoch"], checkpoint["best_rank1"]
         if checkpoint["labels"] is not None:
             device = next(model.parameters()).device
-            labels: dict[str, Any] = {k: v.to(device) if torch.is_tensor(v) else v for k, v in checkpoint["labels"].items()}
+            saved: dict[str, Any] = checkpoint["labels"]
+            labels = {k: v.to(device) if torch.is_tensor(v) else v for k, v in saved.items()}
             self._good_labels = PseudoLabels(**labels)
         if not distributed.is_main():
             return

@@ -28,15 +28,15 @@ class SyntheticConfig:
     width: int = 48
     seed: int = 0
     """0 … 2**64 - 1. Another seed is another world: other people, other cameras."""
-    own_infrared: float = 0.1
+    own_infrared: float = 0.05
     """Share of a garment's infrared brightness that is its own; the rest is a grey mixture of its visible channels."""
     absence: float = 0.1
     """Probability that an identity is not seen by a camera. At least one visible and one infrared camera see it."""
     view_range: float = 1.0
     """Views in which people are seen: 0 = all from the front, 1 = from every side."""
-    occlusion: float = 0.25
+    occlusion: float = 0.15
     """Share of the images in which something stands before the person."""
-    camera_strength: float = 1.0
+    camera_strength: float = 0.7
     """How much cameras differ in light, colour, contrast and noise: 0 = not at all."""
     crop_jitter: float = 1.0
     """How loosely the boxes fit, as from a detector: 0 = exactly."""

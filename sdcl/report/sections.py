@@ -1,0 +1,255 @@
+"""The sections of the page, each from plain data to HTML."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdcl.config import Config
+from sdcl.data import regdb, sysu
+from sdcl.data.loading import open_image
+from sdcl.data.records import MODALITIES
+from sdcl.embedding import retrieval_features
+from sdcl.models import Embeddings, SDCLModel
+from sdcl.report import figures, views
+from sdcl.report.markup import Section, escape, figure, photo, picture, row
+from sdcl.report.published import RESULTS
+from sdcl.report.run_files import RunFiles, modes
+from sdcl.retrieval import METRICS, TestSet, chance_table
+from sdcl.version import __version__
+
+__all__ = ["attention", "augmentation", "curves", "results", "retrieval", "settings", "tsne"]
+
+
+def curves(run: RunFiles) -> Section:
+    behind = (
+        ""
+        if run.published is None
+        else (
+            " The grey lines are the published run."
+            if run.published == "sysu"
+            else " Grey: the published runs, their mean and the range of the ten trials."
+        )
+    )
+    parts = [
+        figure(
+            figures.data_uri(figures.retrieval_figure(run)),
+            "Rank-1 and mAP by epoch",
+            "Tests at the end of each epoch, on the concatenated embedding." + behind,
+        ),
+        figure(
+            figures.data_uri(figures.cluster_figure(run)),
+            "Clusters and outliers by epoch",
+            "Pseudo-labels that the epoch was trained with. Too few clusters merge people, too many split them.",
+        ),
+        figure(
+            figures.data_uri(figures.loss_figure(run)),
+            "Loss by epoch",
+            "The sum alternates between even and odd epochs once neighbours across modalities take part: visible to "
+            "infrared (even) has a tenth of the weight of infrared to visible (odd).",
+        ),
+    ]
+    truth = figures.truth_figure(run)
+    if truth is not None:
+        parts.append(
+            figure(
+                figures.data_uri(truth),
+                "Pseudo-labels against true identities",
+                "True identities serve this picture alone, never the training.",
+            )
+        )
+    return "curves", "Epoch by epoch", "".join(parts)
+
+
+def results(run: RunFiles, test: TestSet, best_epoch: int) -> Section:
+    """The final table; of a run that still goes on, the selected epoch's test during training."""
+    labels = {"best": "best", "last": "last epoch", "stage1": "stage 1 alone", "start": "before training"}
+    if run.results is not None:
+        tables = {"best": modes(run.results), **run.results}
+        note = f"Mean ± deviation in percent. The best epoch was chosen by {escape(run.results['selected_by'])}."
+    else:
+        tables = {"chance": chance_table(test, run.config)}
+        tables["best"] = modes(next((line for line in run.log if line["epoch"] == best_epoch), {}))
+        note = "The run has not ended: this is the best epoch's test so far, in percent."
+    labels["chance"] = "chance"
+    if run.published is not None:
+        labels["published"], tables["published"] = "published", RESULTS[run.published]
+    rows = []
+    for mode in [task.mode for task in test.tasks]:
+        rows.append(f'<tr class="mode"><th colspan="7">{escape(mode.replace("_", " "))}</th></tr>')
+        for name, label in labels.items():
+            if mode in tables.get(name, {}):
+                cells = "".join(f"<td>{_percent(tables[name][mode], metric)}</td>" for metric in METRICS)
+                rows.append(f'<tr class="{name}"><th>{label}</th>{cells}</tr>')
+    head = "".join(f"<th>{name}</th>" for name in ("", "R1", "R5", "R10", "R20", "mAP", "mINP"))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return "results", "Results", f'<p>{note}</p><div class="scroll">{table}</div>'
+
+
+def _percent(row: dict[str, float], metric: str) -> str:
+    if metric not in row:
+        return "–"
+    deviation = f"{100 * row.get(f'{metric}_std', 0.0):.2f}"
+    return f"{100 * row[metric]:.2f}" + (f" <small>± {deviation}</small>" if float(deviation) else "")
+
+
+def retrieval(test: TestSet, embeddings: dict[str, Embeddings], config: Config) -> Iterator[Section]:
+    """Ranked lists of each mode and distances of pairs."""
+    features = {m: retrieval_features(e, config.dataset == "sysu", config.shallow) for m, e in embeddings.items()}
+    parts = []
+    for task in test.tasks:
+        ranking = views.rank_gallery(test, task, features, config.dataset == "sysu")
+        gallery = task.galleries[0][1]
+        mean = 100 * ranking.average_precision.mean()
+        found = f"{len(ranking.rows):,} queries, {len(gallery):,} gallery images, mAP {mean:.1f} %"
+        parts.append(f"<h3>{escape(task.mode.replace('_', ' ').capitalize())} <small>{found}</small></h3>")
+        for best, name in ((True, "Best queries"), (False, "Worst queries")):
+            lists = ranking.lists(test, task, gallery, count=4, top=10, best=best)
+            parts.append(f'<h4>{name}</h4><div class="ranked">{"".join(map(_ranked, lists))}</div>')
+    yield (
+        "ranked",
+        "Ranked lists",
+        "<p>Query and its ten nearest gallery images of the first gallery; "
+        '<span class="key right">✓ right</span>, <span class="key wrong">✗ wrong identity</span>. '
+        f"AP is the query's average precision, c the camera. One query of an identity.</p>{''.join(parts)}",
+    )
+
+    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
+    pairs = views.pair_distances(features, ids)
+    notes = [
+        f"nearer than a negative: {100 * views.separation(*pair):.1f} %" if len(pair[0]) and len(pair[1]) else ""
+        for pair in pairs.values()
+    ]
+    yield (
+        "distances",
+        "Distances",
+        figure(
+            figures.data_uri(figures.distance_figure(pairs, notes)),
+            "Histograms of distances of positive and negative pairs",
+            "Cosine distances between test images. The number above each panel is the probability that a pair of one "
+            "identity is nearer than a pair of two (50 % is chance). What retrieval needs is a gap in the panel across "
+            "modalities.",
+        ),
+    )
+
+
+def _ranked(ranked: views.RankedList) -> str:
+    query = photo(ranked.query, f"AP {100 * ranked.average_precision:.0f} %", "query")
+    hits = "".join(
+        photo(r, f"{'✓' if right else '✗'} id {r.identity}, c{r.camera}", "right" if right else "wrong")
+        for r, right in ranked.top
+    )
+    return row(query, hits)
+
+
+def tsne(test: TestSet, embeddings: dict[str, Embeddings]) -> Section:
+    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
+    rows = views.spread_identities(ids, identities=16, images=16)
+    if sum(map(len, rows.values())) < 5:
+        return "tsne", "Embeddings", "<p>Too few test identities are in both modalities for a map.</p>"
+
+    def joined(level: str) -> Tensor:
+        return torch.cat(
+            [getattr(embeddings[m], level)[torch.from_numpy(rows[m]).to(embeddings[m].deep.device)] for m in MODALITIES]
+        )
+
+    points = {level: views.tsne(joined(level)) for level in ("shallow", "deep")}
+    infrared = np.repeat([False, True], [len(rows[m]) for m in MODALITIES])
+    identity = np.concatenate([ids[m][rows[m]] for m in MODALITIES])
+    return (
+        "tsne",
+        "Embeddings",
+        figure(
+            figures.data_uri(figures.scatter_figure(points, infrared, identity), "png"),
+            "t-SNE of shallow and deep embeddings",
+            f"t-SNE of {len(identity)} test images of {len(np.unique(identity))} identities. Above, groups should be "
+            "of one colour; below, the two colours should mix.",
+        ),
+    )
+
+
+def attention(model: SDCLModel, test: TestSet) -> Section:
+    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
+    rows = views.spread_identities(ids, identities=6, images=1)
+    records = [
+        (m, test.images[m][r])
+        for pair in zip(*(rows[m] for m in MODALITIES), strict=True)
+        for m, r in zip(MODALITIES, pair, strict=True)
+    ]
+    cells = []
+    for item in views.attention_maps(model, records):
+        size = model.config.image_width, model.config.image_height
+        image = open_image(item.record.path).resize(size)
+        maps = "".join(
+            picture(figures.photo_uri(figures.heat(image, getattr(item, level)), 144), level)
+            for level in ("deep", "shallow")
+        )
+        whole = picture(figures.photo_uri(image, 144), f"{item.modality}, id {item.record.identity}")
+        cells.append(f'<div class="triple">{whole}{maps}</div>')
+    return (
+        "attention",
+        "Attention of the class token",
+        "<p>The last block's attention from the class token to the patches, mean over the heads, bright where it is "
+        "high. The deep head reads the patches after all blocks, the shallow head those of the patch embedding."
+        f'</p><div class="triples">{"".join(cells)}</div>',
+    )
+
+
+def augmentation(config: Config, trial: int) -> Section:
+    parts = []
+    names = {
+        "visible": "three draws of view 1 and of view 2, where one channel is copied over all three",
+        "infrared": "six draws: one channel copied over all three, grey, or unchanged",
+    }
+    for modality in MODALITIES:
+        records = (
+            regdb.train_records(config.data_dir, modality, trial)
+            if config.dataset == "regdb"
+            else sysu.train_records(config.data_dir, modality)
+        )
+        chosen = [records[i] for i in np.linspace(0, len(records) - 1, 4).round().astype(int)]
+        rows = []
+        for record, pictures in views.augmented_views(config, modality, chosen, draws=6):
+            drawn = "".join(
+                picture(figures.photo_uri(view), f"view {1 + n % 2}" if modality == "visible" else f"draw {1 + n}")
+                for n, view in enumerate(pictures)
+            )
+            rows.append(row(photo(record, "the image", "query"), drawn))
+        title = f"<h3>{modality.capitalize()} <small>{names[modality]}</small></h3>"
+        parts.append(f'{title}<div class="ranked">{"".join(rows)}</div>')
+    return "views", "What the network sees in training", "".join(parts)
+
+
+def settings(run: RunFiles, device: torch.device) -> Section:
+    """Time and versions, and every setting of the run."""
+    seconds: dict[str, float] = {}
+    for line in run.log:
+        for phase, value in line["seconds"].items():
+            seconds[phase] = seconds.get(phase, 0.0) + value
+    phases = ", ".join(f"{phase} {value / 60:.1f}" for phase, value in seconds.items())
+    machine = {
+        "training time": f"{sum(seconds.values()) / 60:.1f} min in {len(run.log)} epochs ({phases})",
+        "versions": f"sdcl {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine of this page": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
+        + (torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"),
+    }
+    values = run.config.to_json()
+    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
+    return (
+        "settings",
+        "Settings and machine",
+        f'<dl>{_terms(machine)}</dl><h3>Settings</h3><dl class="settings">{_terms(values)}</dl>',
+    )
+
+
+def _terms(values: dict[str, Any]) -> str:
+    def text(value: object) -> str:
+        return "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text(value))}</dd>" for name, value in values.items())
