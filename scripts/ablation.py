@@ -44,7 +44,8 @@ VARIED = ("seed", "synthetic_seed", "shallow", "cnl", "cra", "run_dir", "data_di
 
 def train_all(preset: str, seeds: list[int], data_seeds: list[int] | None, run_dir: Path, options: list[str]) -> None:
     """Trains every row with every seed (and drawn data set) that is not finished yet, seed after seed."""
-    for data_seed, seed, row in itertools.product(data_seeds or [None], seeds, ROWS):
+    worlds: list[int | None] = [*data_seeds] if data_seeds else [None]
+    for data_seed, seed, row in itertools.product(worlds, seeds, ROWS):
         name, data = f"seed-{seed}", []
         if data_seed is not None:
             name += f"-data-{data_seed}"

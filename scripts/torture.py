@@ -61,7 +61,8 @@ class Moment:
 
 
 class Runs:
-    """Tiny training runs in processes of their own, on one synthetic set below `folder`. They go on where they stand."""
+    """Tiny training runs in processes of their own, on one synthetic set below `folder`, each going on where it
+    stands."""
 
     def __init__(self, folder: Path) -> None:
         from sdcl.data import sysu
@@ -69,7 +70,8 @@ class Runs:
 
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-        os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # killed: locks are left
+        # A killed process leaves its locks to the tracker, which need not say so.
+        os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
         self.folder, self.data = folder, folder / "data"
         people = SyntheticConfig(8, 6, images_per_camera=3, height=32, width=16, absence=0.0)
         write_sysu_layout(self.data, people, workers=1, progress=False)

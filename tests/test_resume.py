@@ -1,10 +1,14 @@
 """A run that is killed, stopped or out of disk goes on, and ends as if nothing had happened."""
 
+import builtins
+import errno
+import fcntl
 import json
 import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +18,16 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import EPOCHS, ROOT, Moment, Runs, differences, in_process, settings
+from weight_files import SMALL
 
 from sdcl.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
+from sdcl.cli import how_to_go_on
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.errors import UserError
 from sdcl.models import build_model
-from weight_files import SMALL
+from sdcl.training import run as run_module
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +57,6 @@ def test_a_run_killed_in_every_epoch_ends_as_an_uninterrupted_one(runs: Runs) ->
 
 def test_differences_are_seen(runs: Runs, tmp_path: Path) -> None:
     """The comparison that the test above rests on can fail."""
-    import shutil
-
     copy = shutil.copytree(runs.folder / "uninterrupted", tmp_path / "copy")
     assert differences(runs.folder / "uninterrupted", copy) == []
     state = torch.load(copy / "last.pth", weights_only=True)
@@ -78,7 +82,8 @@ def test_two_runs_and_any_number_of_workers_are_equal(runs: Runs) -> None:
 
 @pytest.fixture
 def here(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """here(options): train on the runs' set in this process, with run folder `run`; two epochs unless said otherwise."""
+    """here(options, **settings): train on the runs' set in this process, in folder `run`, for two epochs if not told
+    otherwise."""
     program = in_process(capsys)
 
     def run(*options: object, **changes: object):
@@ -96,12 +101,12 @@ def test_what_a_folder_with_a_run_in_it_allows(here, tmp_path: Path) -> None:
     assert "already holds a run. Go on with it: --resume auto" in here().error
     message = here("--resume", "auto", "--eps", "0.65", "--dim", "64").error
     assert "other settings: --dim 64 (was 32), --eps 0.65 (was 0.6)" in message and "--resume changed" in message
-    assert "holds 16 tensors" not in message
 
     os.utime(tmp_path / "run" / "results.json", ns=(0, 0))
     assert here("--resume", resume="auto").status == 0, "finished: nothing is trained or tested again"
     assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == 0
-    assert ((tmp_path / "run" / "log.jsonl").read_text(), (tmp_path / "run" / "results.json").read_text()) == (log, results)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    assert (tmp_path / "run" / "results.json").read_text() == results
 
     longer = here(resume="changed", epochs=3)
     assert longer.status == 0 and "other settings: --epochs 3 (was 2)" in longer.err
@@ -115,8 +120,6 @@ def test_what_a_folder_with_a_run_in_it_allows(here, tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_go_on_with_other_data(here, runs: Runs, tmp_path: Path) -> None:
-    import shutil
-
     data = shutil.copytree(runs.data, tmp_path / "data")
     assert here(data_dir=data, epochs=1).status == 0
     next((data / "rgb_modify" / "bounding_box_train").iterdir()).unlink()
@@ -124,8 +127,6 @@ def test_a_run_does_not_go_on_with_other_data(here, runs: Runs, tmp_path: Path) 
 
 
 def test_a_second_run_in_a_busy_folder_is_refused(here, runs: Runs, tmp_path: Path) -> None:
-    import fcntl
-
     (tmp_path / "run").mkdir()
     with open(tmp_path / "run" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -192,8 +193,8 @@ def test_a_signal_ends_a_run_with_the_command_that_goes_on(runs: Runs, number: i
     """A real process, with workers, stopped in its second epoch or later; the command that it names finishes it."""
     name = f"stopped-{status}"
     folder = runs.folder / name
-    command = [sys.executable, str(ROOT / "train_sdcl.py"), "demo", *settings(data_dir=runs.data, run_dir=folder, workers=1),
-               "--resume", "never"]  # fmt: skip
+    options = [*settings(data_dir=runs.data, run_dir=folder, workers=1), "--resume", "never"]
+    command = [sys.executable, str(ROOT / "train_sdcl.py"), "demo", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (folder / "last.pth").exists():
         time.sleep(0.01)
@@ -212,8 +213,6 @@ def test_a_signal_ends_a_run_with_the_command_that_goes_on(runs: Runs, number: i
 
 
 def test_how_to_go_on_under_torchrun(monkeypatch) -> None:
-    from sdcl.cli import how_to_go_on
-
     monkeypatch.setattr(sys, "orig_argv", ["/v/python", "-u", "train_sdcl.py", "sysu", "--resume", "--seed", "2",
                                            "--run-dir", "my runs", "--resume=auto"])  # fmt: skip
     assert how_to_go_on().endswith("/v/python -u train_sdcl.py sysu --seed 2 --run-dir 'my runs' --resume auto")
@@ -258,10 +257,6 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> Non
 
 def test_failing_writes_in_a_run(here, monkeypatch, tmp_path: Path) -> None:
     """The disk fills up, or the folder becomes read-only, between two epochs."""
-    import errno
-
-    from sdcl.training import run as run_module
-
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -277,8 +272,6 @@ def test_failing_writes_in_a_run(here, monkeypatch, tmp_path: Path) -> None:
 
 def test_no_permission_to_write(tmp_path: Path, monkeypatch, here) -> None:
     """Simulated, since the superuser may write anywhere."""
-    import builtins
-
     (tmp_path / "run").mkdir()
     real = builtins.open
 

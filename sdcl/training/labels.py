@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,33 +70,18 @@ def make_labels(visible: Embeddings, infrared: Embeddings, settings: EpochSettin
         on it).
     """
 
-    def make() -> tuple[np.ndarray, np.ndarray]:
-        return (
-            cluster(
-                clustering_features(visible, config.shallow),
-                config.eps,
-                config.min_samples,
-                settings.k1_visible,
-                config.k2,
-            ),
-            cluster(
-                clustering_features(infrared, config.shallow),
-                config.eps,
-                config.min_samples,
-                settings.k1_infrared,
-                config.k2,
-            ),
+    def make() -> tuple[Tensor, Tensor, Tensor]:
+        own, infrared_labels = (
+            torch.from_numpy(
+                cluster(clustering_features(x, config.shallow), config.eps, config.min_samples, k1, config.k2)
+            )
+            for x, k1 in ((visible, settings.k1_visible), (infrared, settings.k1_infrared))
         )
+        if settings.stage == 1:
+            return own, infrared_labels, own
+        v, i = (x if config.shallow else Embeddings(x.deep, x.deep) for x in (visible, infrared))
+        associated = associate(*v, *i, infrared_labels.to(v.deep.device), config.association_k, config.smooth_k)
+        return own, infrared_labels, associated.cpu()
 
-    visible_clusters, infrared_labels = (
-        torch.from_numpy(x).to(visible.deep.device) for x in distributed.from_main(make)
-    )
-    labels = visible_clusters
-    if settings.stage == 2:
-        rankings = (
-            (visible, infrared)
-            if config.shallow
-            else (Embeddings(visible.deep, visible.deep), Embeddings(infrared.deep, infrared.deep))
-        )
-        labels = associate(*rankings[0], *rankings[1], infrared_labels, config.association_k, config.smooth_k)
-    return PseudoLabels(visible_clusters, infrared_labels, labels, settings.stage)
+    own, infrared_labels, labels = (x.to(visible.deep.device) for x in distributed.from_main(make))
+    return PseudoLabels(own, infrared_labels, labels, settings.stage)
