@@ -66,7 +66,7 @@ def adopt(config: Config, path: Path, trial: int, progress: Progress) -> Config:
             )
     except UserError:
         progress.say(f"note: no prepared training images in {config.data_dir} to compare with those of the checkpoint")
-    trained = Config.from_json(saved["config"])
+    trained = Config.from_json(saved["config"], path)
     network = dataclasses.replace(trained.model, pretrained=None)
     return dataclasses.replace(config, model=network, shallow=trained.shallow)
 

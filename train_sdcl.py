@@ -20,7 +20,8 @@ from sdcl import distributed
 from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
 from sdcl.data.training_set import load_training_set
-from sdcl.embedding import embed
+from sdcl.diagnostics import diagnose_epoch
+from sdcl.embedding import embed_records
 from sdcl.errors import run_program
 from sdcl.models import build_model
 from sdcl.retrieval import embed_test_set, evaluate, load_test_set
@@ -58,12 +59,11 @@ def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
             run.enter_stage2(model)                                                      # section 6: the selected stage-1 weights
 
         with clock("embed"):
-            visible, infrared = (embed(model, [r.path for r in data.records[m]], m, interpolation="bicubic", batch_size=config.embedding_batch,
-                                       workers=config.workers, precision=config.precision, progress=progress.bar(f"embed {m}", len(data.records[m])))
-                                 for m in ("visible", "infrared"))
+            visible, infrared = embed_records(model, data.records, config, "bicubic", progress.bar).values()
         with clock("label"):
             labels = make_labels(visible, infrared, settings, config)                    # sections 3 and 6
             labels = run.usable(labels, check_labels(labels, visible, infrared, settings, config))
+            truth = diagnose_epoch(labels, visible, infrared, data.records, config) if config.truth else {}
             memories = build_memories(visible, infrared, labels, settings, config)       # section 4
         with clock("train"):
             batches = Batches(data.records["visible"], data.records["infrared"], labels, settings, config, trial)
@@ -71,7 +71,7 @@ def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
         with clock("test"):
             table = evaluate(test_set, embed_test_set(model, test_set, config, progress.bar), config, final=False)
 
-        line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), "seconds": clock.seconds, **table}
+        line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), **truth, "seconds": clock.seconds, **table}
         selected = run.save(model, optimizer, line, rank1=next(iter(table.values()))["rank1"])
         progress.epoch(line, selected)
 

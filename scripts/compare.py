@@ -1,4 +1,5 @@
-"""Lays runs beside each other and beside the published one: a table, a figure, and where a run leaves the published band.
+"""Lays runs beside each other and beside the published one: a table, a figure, and where a run leaves the published
+band.
 
     python scripts/compare.py runs/sysu --published sysu
     python scripts/compare.py runs/sysu runs/sysu-bf16 runs/sysu-no-cra

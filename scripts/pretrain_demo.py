@@ -135,16 +135,16 @@ def backbone_entries(model: SDCLModel) -> dict[str, Tensor]:
         for name, t in published_state_dict(model).items()
         if name.startswith("base.") and not name.startswith(others)
     }
-    bn = model.deep_head.bn
-    scale = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()
+    bn = {name: t.detach().cpu() for name, t in model.deep_head.bn.state_dict().items()}
+    scale = bn["weight"] / (bn["running_var"] + model.deep_head.bn.eps).sqrt()
     entries["backbone.norm.weight"] = entries["backbone.norm.weight"] * scale
-    entries["backbone.norm.bias"] = (entries["backbone.norm.bias"] - bn.running_mean) * scale
+    entries["backbone.norm.bias"] = (entries["backbone.norm.bias"] - bn["running_mean"]) * scale
     return entries
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("demo", "demo-large"), default="demo", help="network and image size (%(default)s)")
+    parser.add_argument("--preset", choices=("demo", "demo-large"), default="demo", help="network (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the backbone file to write")
     parser.add_argument("--identities", type=int, default=200, help="people to draw (%(default)s)")
     parser.add_argument("--images", type=int, default=4, help="images of each person and camera (%(default)s)")
@@ -164,6 +164,12 @@ def main() -> None:
         seed=a.data_seed,
         height=shape.image_height,
         width=shape.image_width,
+        # harder than the demo's own pictures, so that the weights are no more at home there than need be
+        own_infrared=0.1,
+        view_range=1.0,
+        occlusion=0.25,
+        camera_strength=1.0,
+        crop_jitter=1.0,
     )
     data = draw_people(people, a.images)
     print(f"{len(data)} images, {sum(data.infrared)} of them infrared; identities are not used", flush=True)

@@ -76,7 +76,7 @@ class Runs:
         people = SyntheticConfig(8, 6, images_per_camera=3, height=32, width=16, absence=0.0)
         write_sysu_layout(self.data, people, workers=1, progress=False)
         sysu.prepare(self.data, progress=False)
-        self.processes = multiprocessing.get_context("forkserver")  # PyTorch is imported once, and used in children only
+        self.processes = multiprocessing.get_context("forkserver")  # imports PyTorch once, for children to use
         self.processes.set_forkserver_preload(["train_sdcl"])
 
     def start(self, name: str, *options: str, trap: Moment | None = None) -> BaseProcess:
@@ -130,15 +130,15 @@ def _train(arguments: list[str], output: Path, trap: Moment | None) -> None:
     import train_sdcl
     from sdcl.errors import run_program
 
+    multiprocessing.set_start_method("fork", force=True)  # of its loading workers, as in a program started by hand
     rename = os.replace
 
     def replace(source: Path, target: Path) -> None:
-        here = trap is not None and target.name == trap.file and _lines(target.parent / "log.jsonl") >= trap.lines
-        if here and trap.place == "half":
-            os.truncate(source, os.path.getsize(source) // 2)
-        if here and trap.place == "after":
-            rename(source, target)
-        if here:
+        if trap and target.name == trap.file and _lines(target.parent / "log.jsonl") >= trap.lines:
+            if trap.place == "half":
+                os.truncate(source, os.path.getsize(source) // 2)
+            if trap.place == "after":
+                rename(source, target)
             os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
 

@@ -95,7 +95,7 @@ class Config:
     synthetic_seed: int | None = None
     """Draw the embedded synthetic people from this seed into `data_dir` where they are not there yet. None: real
     data."""
-    synthetic_identities: tuple[int, int] = (60, 40)
+    synthetic_identities: tuple[int, int] = (40, 30)
     """Training and test identities of the synthetic set."""
     skip_unreadable: bool = False
     """Leave images that cannot be read out of training and tests, and name them. Without it the programs stop before
@@ -207,6 +207,8 @@ class Config:
     """Go on from the run folder's last checkpoint: auto, if there is one; always (also `--resume` alone), or fail.
     These refuse other settings than the run began with; changed takes them from the next epoch on. Never: refuse a
     folder that holds a run."""
+    truth: bool = True
+    """Compare pseudo-labels with the true identities for the log (purity, association accuracy). They never train."""
     select: Literal["test-rank1", "last"] = "test-rank1"
     """The epoch that is kept as best and that stage 2 starts from: by Rank-1 on the test set, as published, or simply
     the last one."""
@@ -290,6 +292,7 @@ class Config:
         "skip_unreadable",  # the fingerprint tells whether files changed
         "deterministic",
         "on_degenerate",
+        "truth",
     )
 
     def differences(self, other: Config) -> list[str]:
@@ -314,20 +317,21 @@ class Config:
         return plain(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Config:
-        """The inverse of `to_json`. Raises UserError for names that are missing or that this version does not know."""
+    def from_json(cls, data: dict[str, Any], where: str | Path = "the saved settings") -> Config:
+        """The inverse of `to_json`. Raises UserError for names that are missing or that this version does not know;
+        where: the file that they come from, for the message."""
         unknown = sorted([
             *(data.keys() - {f.name for f in dataclasses.fields(cls)}),
             *(data.get("model", {}).keys() - {f.name for f in dataclasses.fields(ModelConfig)}),
         ])
         if unknown:
             raise UserError(
-                f"the saved settings have names that this version does not know: {', '.join(unknown)}; use the version "
-                "that wrote them"
+                f"{where}: it has settings that this version does not know ({', '.join(unknown)}); use the version "
+                "that wrote it"
             )
         absent = sorted({"dataset", "data_dir", "run_dir", "model"} - data.keys())
         if absent:
-            raise UserError(f"the saved settings lack {', '.join(absent)}; they are not those of a run of this project")
+            raise UserError(f"{where}: its settings lack {', '.join(absent)}; it is not of a run of this project")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         values |= {
             "model": ModelConfig(**data["model"]),
@@ -375,7 +379,7 @@ PRESETS: dict[str, Config] = {
         workers=0,
         embedding_batch=128,
         crop_padding=3,
-        eps=0.4,
+        eps=0.45,
         k1=12,
         k1_visible_stage2=12,
         k2=4,
@@ -387,6 +391,7 @@ PRESETS: dict[str, Config] = {
         steps_stage1=20,
         steps_stage2=20,
         heterogeneous_from=1,
+        learning_rate=5e-4,
     ),
     # The same people, more of them and larger, with a ViT-S, for a GPU. Its initial weights are not shipped:
     # python scripts/pretrain_demo.py --preset demo-large --output pretrained/demo_large_backbone.pth
@@ -401,7 +406,7 @@ PRESETS: dict[str, Config] = {
             image_height=128, image_width=64, dim=384, depth=12, heads=6, pretrained="pretrained/demo_large_backbone.pth"
         ),
         crop_padding=4,
-        eps=0.4,
+        eps=0.45,
         k1=12,
         k1_visible_stage2=12,
         k2=4,

@@ -16,6 +16,8 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from sdcl.cnl import neighbor_mask
+from sdcl.config import Config
+from sdcl.data.records import ImageRecord
 from sdcl.models import Embeddings
 from sdcl.training.labels import PseudoLabels
 
@@ -25,6 +27,7 @@ __all__ = [
     "cluster_sizes",
     "compare_clusters",
     "diagnose",
+    "diagnose_epoch",
     "diagnose_neighbors",
     "majority_identity",
     "neighbor_accuracy",
@@ -63,6 +66,21 @@ def diagnose(labels: PseudoLabels, visible_ids: Array, infrared_ids: Array) -> d
         if accuracy is not None:
             out["association_accuracy"] = accuracy
     return out
+
+
+def diagnose_epoch(
+    labels: PseudoLabels,
+    visible: Embeddings,
+    infrared: Embeddings,
+    records: dict[str, list[ImageRecord]],
+    config: Config,
+) -> dict[str, float | list[int]]:
+    """What the log says of an epoch's pseudo-labels and neighbours, judged by the records' true identities."""
+    visible_ids, infrared_ids = ([r.identity for r in records[m]] for m in ("visible", "infrared"))
+    return {
+        **diagnose(labels, visible_ids, infrared_ids),
+        **diagnose_neighbors(visible, infrared, visible_ids, infrared_ids, config.neighbor_threshold),
+    }
 
 
 def compare_clusters(labels: Array, ids: Array) -> dict[str, float]:
@@ -182,7 +200,7 @@ def diagnose_neighbors(
         rows = torch.linspace(0, n - 1, min(sample, n)).round().long()
         anchors = [x[rows.to(x.device)] for x in unit[anchor]]
         for target in ("visible", "infrared"):
-            mask = neighbor_mask(*anchors, *unit[target], threshold)
+            mask = neighbor_mask(anchors[0], anchors[1], unit[target][0], unit[target][1], threshold)
             share = neighbor_accuracy(mask, ids[anchor][rows.numpy()], ids[target], rows if anchor == target else None)
             if share is not None:
                 out[f"neighbors_{anchor}_{target}"] = share

@@ -62,7 +62,7 @@ def from_main(make: Any) -> Any:
     if is_main():
         try:
             box = [make()]
-        except Exception as error:                       # noqa: BLE001 - it is raised again below, on every process
+        except Exception as error:  # noqa: BLE001 - it is raised again below, on every process
             box = [error]
     dist.broadcast_object_list(box, src=0)
     if isinstance(box[0], Exception):

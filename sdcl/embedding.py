@@ -10,17 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcl import distributed
+from sdcl.config import Config
 from sdcl.data.loading import evaluation_loader
+from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import evaluation_transform
 from sdcl.models import Embeddings, SDCLModel
 
-__all__ = ["clustering_features", "embed", "retrieval_features"]
+__all__ = ["clustering_features", "embed", "embed_records", "retrieval_features"]
 
 
 @torch.no_grad()
-def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "infrared"], *,
-          interpolation: Literal["bicubic", "lanczos"] = "lanczos", batch_size: int = 256, workers: int = 0,
-          precision: str = "fp32", progress: Callable[[int], object] | None = None) -> Embeddings:
+def embed(
+    model: SDCLModel,
+    paths: Sequence[str],
+    modality: Literal["visible", "infrared"],
+    *,
+    interpolation: Literal["bicubic", "lanczos"] = "lanczos",
+    batch_size: int = 256,
+    workers: int = 0,
+    precision: str = "fp32",
+    progress: Callable[[int], object] | None = None,
+) -> Embeddings:
     """Embeddings of image files: the mean of image and horizontal flip (method page, sections 3 and 8).
 
     With several processes each embeds its share and all get the whole.
@@ -61,6 +71,32 @@ def embed(model: SDCLModel, paths: Sequence[str], modality: Literal["visible", "
     empty = [torch.empty(0, model.dim, dtype=torch.float32, device=device)]
     lengths = [share.stop - share.start for share in shares]
     return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), lengths) for x in (deep, shallow)))
+
+
+def embed_records(
+    model: SDCLModel,
+    records: dict[str, list[ImageRecord]],
+    config: Config,
+    interpolation: Literal["bicubic", "lanczos"],
+    bar: Callable[[str, int], Callable[[int], object]] | None = None,
+) -> dict[str, Embeddings]:
+    """`embed` for the images of each modality, with a run's settings; rows as in `records`.
+
+    bar: makes a progress bar of a name and a number of images.
+    """
+    return {
+        modality: embed(
+            model,
+            [record.path for record in rows],
+            modality,  # type: ignore[arg-type]
+            interpolation=interpolation,
+            batch_size=config.embedding_batch,
+            workers=config.workers,
+            precision=config.precision,
+            progress=bar(f"embed {modality}", len(rows)) if bar else None,
+        )
+        for modality, rows in records.items()
+    }
 
 
 def clustering_features(embeddings: Embeddings, shallow: bool = True) -> Tensor:

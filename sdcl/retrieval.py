@@ -12,7 +12,7 @@ from sdcl.config import Config
 from sdcl.data import regdb
 from sdcl.data.readable import unreadable_images
 from sdcl.data.records import ImageRecord
-from sdcl.embedding import embed, retrieval_features
+from sdcl.embedding import embed_records, retrieval_features
 from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
 from sdcl.models import Embeddings, SDCLModel
@@ -126,21 +126,8 @@ def _sysu_test_set(root: Path) -> TestSet:
 def embed_test_set(
     model: SDCLModel, test: TestSet, config: Config, bar: Callable[[str, int], Callable[[int], object]] | None = None
 ) -> dict[str, Embeddings]:
-    """Embeddings of all test images, by modality; each image once. bar: makes a progress bar of a name and a number
-    of images."""
-    return {
-        modality: embed(
-            model,
-            [r.path for r in records],
-            modality,
-            interpolation="lanczos",
-            batch_size=config.embedding_batch,  # type: ignore[arg-type]
-            workers=config.workers,
-            precision=config.precision,
-            progress=bar(f"test {modality}", len(records)) if bar else None,
-        )
-        for modality, records in test.images.items()
-    }
+    """Embeddings of all test images, by modality; each image once. bar: see `embed_records`."""
+    return embed_records(model, test.images, config, "lanczos", bar)
 
 
 def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, final: bool) -> Table:

@@ -63,7 +63,8 @@ def test_page_in_a_browser(report, tmp_path):
     copy.write_text(report.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
     options = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--window-size=1200,900",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--enable-logging=stderr", "--window-size=1200,900",
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--dump-dom",
     ]  # fmt: skip
     done = subprocess.run([CHROMIUM, *options, copy.as_uri()], capture_output=True, text=True, timeout=180)

@@ -103,7 +103,7 @@ def test_what_a_folder_with_a_run_in_it_allows(here, tmp_path: Path) -> None:
     assert "other settings: --dim 64 (was 32), --eps 0.65 (was 0.6)" in message and "--resume changed" in message
 
     os.utime(tmp_path / "run" / "results.json", ns=(0, 0))
-    assert here("--resume", resume="auto").status == 0, "finished: nothing is trained or tested again"
+    assert here(resume="auto").status == 0, "finished: nothing is trained or tested again"
     assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == 0
     assert (tmp_path / "run" / "log.jsonl").read_text() == log
     assert (tmp_path / "run" / "results.json").read_text() == results

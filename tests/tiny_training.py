@@ -1,5 +1,6 @@
 """The programs on a tiny synthetic set, run in this process: what tests of whole runs share."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     programs: dict[str, Callable[[list[str]], None]] = {"train": train_sdcl.main, "test": test_sdcl.main}
 
     def run(program: str, *arguments: object) -> Result:
+        gc.collect()  # a run that ended in an error holds its folder's lock until its last frame is gone
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             run_program(lambda: programs[program]([str(a) for a in arguments]), how_to_go_on)

@@ -1,4 +1,4 @@
-"""Runs beside each other and beside the published one, and what it usually means where a run leaves the published band."""
+"""Runs beside each other and beside the published one; where a run leaves the published band, and what that means."""
 
 from __future__ import annotations
 
@@ -83,21 +83,21 @@ def _meanings(run: RunFiles, found: Sequence[Departure]) -> list[str]:
     out = []
     if len(losses) > 1 and losses[1] > 0.9 * losses[0]:
         out.append(
-            f"the loss is flat in the first epochs ({losses[0]:.2f}, then {losses[1]:.2f}): the cluster memory chases single "
-            "images. Try --cluster-momentum-first-epoch 0.9 (or 0.99), for that epoch alone"
+            f"the loss is flat in the first epochs ({losses[0]:.2f}, then {losses[1]:.2f}): the cluster memory chases "
+            "single images. Try --cluster-momentum-first-epoch 0.9 (or 0.99), for that epoch alone"
         )
     if early & set(metrics):
         out.append(
             "the first test is far too low: the network did not start from the published pre-training. Look whether "
-            "--model.pretrained names the ICS weights (vit_base_ics_cfs_lup.pth) and that 172 tensors were loaded"
+            "--pretrained names the ICS weights (vit_base_ics_cfs_lup.pth) and that 172 tensors were loaded"
         )
     for modality in ("visible", "infrared"):
         name = f"{modality}_clusters"
         if (name, "below") in at:
             out.append(
-                f"too few {modality} clusters: many outliers mean embeddings that are not yet any good, or an --eps that is too "
-                "small; few outliers mean people merged into one cluster by an --eps that is too large. It can also be "
-                "an incomplete copy of the data: the prepare program counts them"
+                f"too few {modality} clusters: many outliers mean embeddings that are no good yet, or an --eps that "
+                "is too small; few outliers mean people merged into one cluster by an --eps that is too large. It can "
+                "also be an incomplete copy of the data: the prepare program counts them"
             )
         if (name, "above") in at:
             out.append(f"too many {modality} clusters: people are split; --eps too small, or --k1 too small")
@@ -109,8 +109,8 @@ def _meanings(run: RunFiles, found: Sequence[Departure]) -> list[str]:
         )
     if metrics and not out:
         out.append(
-            "the pseudo-labels are as published but the tests are lower: a part of the data is missing (the usual copy of "
-            "SYSU-MM01 with 367 identities costs about 10 points), the batch-normalisation replicas differ "
+            "the pseudo-labels are as published but the tests are lower: a part of the data is missing (the usual copy "
+            "of SYSU-MM01 with 367 identities costs about 10 points), the batch-normalisation replicas differ "
             "(--bn-replicas 2 is the published setting), or the learning rate does"
         )
     if not out:
@@ -119,8 +119,8 @@ def _meanings(run: RunFiles, found: Sequence[Departure]) -> list[str]:
 
 
 def comparison_table(runs: Sequence[RunFiles], published: str | None) -> str:
-    """A line a run and mode: epochs, clusters of the last epoch, and the final results (of the best epoch so far while a run goes on)."""
-    rows = [("run", "epochs", "clusters vis/inf", "mode", "R1", "R10", "R20", "mAP", "mINP")]
+    """A line a run and mode: epochs, clusters of the last epoch, final results (or the best epoch's so far)."""
+    rows: list[tuple[str, ...]] = [("run", "epochs", "clusters vis/inf", "mode", "R1", "R10", "R20", "mAP", "mINP")]
     keys = ("rank1", "rank10", "rank20", "mAP", "mINP")
     for run in runs:
         last = run.log[-1]
@@ -156,7 +156,7 @@ def comparison_table(runs: Sequence[RunFiles], published: str | None) -> str:
 
 @matplotlib.rc_context(STYLE)
 def comparison_figure(runs: Sequence[RunFiles], published: str | None) -> Figure:
-    """Rank-1 and mAP of the first mode, loss and clusters of both modalities by epoch, all runs in each panel, the band behind."""
+    """Rank-1 and mAP of the first mode, loss and clusters by epoch: all runs in each panel, the band behind."""
     first = next(iter(modes(runs[0].log[0])))
     if any(first not in modes(run.log[0]) for run in runs) or (published and first not in RESULTS[published]):
         raise UserError("these runs are not of one data set: their tests have other modes. Compare them by themselves")

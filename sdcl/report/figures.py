@@ -34,7 +34,7 @@ __all__ = [
 VISIBLE, INFRARED, THIRD = "#d1812b", "#4b5fa8", "#2f8f6b"
 PUBLISHED, INK, FAINT = "#a9a9b3", "#33333b", "#e6e6ea"
 MODE_COLORS = ("#4b5fa8", "#d1812b")
-STYLE = {
+STYLE: Any = {
     "font.size": 9.5,
     "axes.edgecolor": "#b5b5bd",
     "axes.labelcolor": INK,
@@ -135,8 +135,8 @@ def cluster_figure(run: RunFiles) -> Figure:
     if epochs:
         _published(axes[0], run, "associated_visible_clusters")
         axes[0].plot(epochs, values, color=THIRD, label="infrared clusters with visible rows", marker=_marker(epochs))
-    identities = {run.log[-1].get(f"{m}_identities") for m in ("visible", "infrared")} - {None}
-    for count in sorted(identities):
+    names = [f"{m}_identities" for m in ("visible", "infrared")]
+    for count in sorted({run.log[-1][name] for name in names if name in run.log[-1]}):
         axes[0].axhline(count, color=INK, linestyle=":", linewidth=1, label=f"true identities: {count}")
     return _finish(figure, axes, run)
 
@@ -181,7 +181,8 @@ def distance_figure(distances: dict[str, tuple[np.ndarray, np.ndarray]], notes: 
     """Histograms of cosine distances of pairs of one identity and of two; a note under each title."""
     figure, axes = _panels(list(distances))
     for ax, (name, (positive, negative)), note in zip(axes, distances.items(), notes, strict=True):
-        edges = np.linspace(0, max(float(x.max()) for x in (positive, negative) if len(x)), 60)
+        farthest = max((float(x.max()) for x in (positive, negative) if len(x)), default=1.0)
+        edges = [farthest * place / 59 for place in range(60)]
         for values, color, label in ((positive, THIRD, "same identity"), (negative, "#c2554d", "different identities")):
             if len(values):
                 ax.hist(values, edges, density=True, color=color, alpha=0.55, label=f"{label}, {len(values):,} pairs")

@@ -63,7 +63,7 @@ def published_curve(dataset: str) -> dict[str, np.ndarray]:
     Returns:
         "loss", the clusters and outliers as in log.jsonl, and `<mode>.<metric>` as fractions.
     """
-    with (files("sdcl") / "assets" / _FILES[dataset]).open(newline="") as file:
+    with (files("sdcl") / "assets" / _FILES[dataset]).open() as file:
         rows = list(csv.DictReader(file))
     runs = sorted({int(row.get("trial", 1)) for row in rows})
     epochs = max(int(row["epoch"]) for row in rows) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def separation(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def spread_identities(ids: dict[str, np.ndarray], identities: int, images: int) -> dict[str, np.ndarray]:
     """Rows of up to `identities` identities that both modalities have, evenly spaced, and up to `images` of each."""
-    both = np.intersect1d(*ids.values())
+    both = np.intersect1d(ids["visible"], ids["infrared"])
     chosen = both[_spaced(len(both), identities)]
     out = {}
     for modality, own in ids.items():
@@ -160,8 +161,9 @@ class Attention:
 
 def class_token_attention(block: nn.Module, tokens: Tensor) -> Tensor:
     """Attention of the class token to all tokens in a transformer block: [B, N, D] -> [B, heads, N], sum 1."""
-    attn = block.attn
-    q, k, _ = attn.qkv(block.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    layers: Any = block  # nn.Module does not type them
+    attn = layers.attn
+    q, k, _ = attn.qkv(layers.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return torch.softmax((q[:, :, :1] @ k.transpose(2, 3))[:, :, 0] * q.shape[-1] ** -0.5, dim=-1)
 
 
@@ -203,6 +205,7 @@ def augmented_views(
 ) -> list[tuple[ImageRecord, list[Image.Image]]]:
     """Training views of images, as pictures; visible draws alternate between view 1 and view 2 (channel exchange)."""
     size = config.model.image_height, config.model.image_width
+    transforms: list[VisibleTransform | InfraredTransform]
     if modality == "visible":
         transforms = [VisibleTransform(*size, exchange=bool(d % 2)) for d in range(draws)]
     else:

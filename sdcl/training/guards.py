@@ -28,9 +28,16 @@ def check_labels(
     Degenerate are: fewer than two clusters in a modality (nothing to contrast), in stage 2 no visible row with an
     associated label, and too few rows for a batch. The text tells the settings and the distances to choose others by.
     """
-    for name, x, clusters, training, k1 in (
-        ("visible", visible, labels.visible_clusters, labels.visible_training, settings.k1_visible),
-        ("infrared", infrared, labels.infrared, labels.infrared, settings.k1_infrared),
+    for name, x, clusters, training, k1, k1_option in (
+        (
+            "visible",
+            visible,
+            labels.visible_clusters,
+            labels.visible_training,
+            settings.k1_visible,
+            "--k1" if settings.stage == 1 else "--k1-visible-stage2",
+        ),
+        ("infrared", infrared, labels.infrared, labels.infrared, settings.k1_infrared, "--k1"),
     ):
         found, outliers = int(clusters.max()) + 1, int((clusters < 0).sum())
         problem = batch_problem(training.cpu().numpy(), config.identities, config.instances)
@@ -52,8 +59,8 @@ def check_labels(
             problem = f"the {name} images: {problem}"
         if problem is not None:
             return (
-                f"epoch {settings.epoch}: {problem}. The settings were --eps {config.eps} --k1 {k1} --min-samples "
-                f"{config.min_samples}. {distances(x, k1, config)}"
+                f"epoch {settings.epoch}: {problem}. The settings were --eps {config.eps} {k1_option} {k1} "
+                f"--min-samples {config.min_samples}. {distances(x, k1, config)}"
             )
     return None
 

@@ -35,7 +35,8 @@ def frozen_running_statistics(model: nn.Module, freeze: bool = True) -> Iterator
 
 
 def forward_replicas(model: SDCLModel, visible: Tensor, infrared: Tensor, replicas: int) -> Embeddings:
-    """One forward pass in which each replica batch-normalises its own rows; the first alone moves the running statistics.
+    """One forward pass in which each replica batch-normalises its own rows; the first alone moves the running
+    statistics.
 
     Rows are split as DataParallel scatters them (`torch.chunk`). Gradients of the replicas add up.
 
@@ -52,12 +53,17 @@ def forward_replicas(model: SDCLModel, visible: Tensor, infrared: Tensor, replic
     """
     parts = list(zip(visible.chunk(replicas), infrared.chunk(replicas), strict=False))
     if len(parts) != replicas or len(visible.chunk(replicas)) != len(infrared.chunk(replicas)):
-        raise ValueError(f"{len(visible)} visible and {len(infrared)} infrared rows cannot be split over {replicas} batch-normalisation replicas")
+        raise ValueError(
+            f"{len(visible)} visible and {len(infrared)} infrared rows cannot be split over {replicas} "
+            "batch-normalisation replicas"
+        )
     outputs = []
     for index, (v, i) in enumerate(parts):
         with frozen_running_statistics(model, freeze=index > 0):
             outputs.append(model(visible=v, infrared=i))
-    return _batch_order(Embeddings(*(torch.cat(level) for level in zip(*outputs, strict=True))), visible, infrared, replicas)
+    return _batch_order(
+        Embeddings(*(torch.cat(level) for level in zip(*outputs, strict=True))), visible, infrared, replicas
+    )
 
 
 def _batch_order(out: Embeddings, visible: Tensor, infrared: Tensor, replicas: int) -> Embeddings:
@@ -76,10 +82,12 @@ class ReplicaForward:
 
     P processes take equal consecutive parts of the batch: several replicas each, or one, or (P a multiple of the
     replicas, on GPUs) a part of one with statistics exchanged among those that share it. A single process with as many
-    GPUs as replicas uses them through DataParallel, as the published runs did; otherwise its replicas follow one another.
+    GPUs as replicas uses them through DataParallel, as the published runs did; otherwise its replicas follow one
+    another.
 
     Args:
-        model: on this process's device; BatchNorms may be replaced by synchronised ones, so make the optimiser afterwards.
+        model: on this process's device; BatchNorms may be replaced by synchronised ones, so make the optimiser
+            afterwards.
         replicas: of the whole batch.
         precision: "bf16" for autocast; embeddings come out as float32 always.
 
@@ -93,12 +101,17 @@ class ReplicaForward:
         self.own_replicas = max(1, replicas // processes)
         shared = processes > replicas and processes % replicas == 0
         if shared and self.device.type == "cuda":
-            groups = [torch.distributed.new_group(list(range(g, g + processes // replicas))) for g in range(0, processes, processes // replicas)]
+            groups = [
+                torch.distributed.new_group(list(range(g, g + processes // replicas)))
+                for g in range(0, processes, processes // replicas)
+            ]
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model, groups[distributed.rank() * replicas // processes])
         elif replicas % processes:
-            raise UserError(f"{processes} processes do not go with --bn-replicas {replicas}: their number must divide it"
-                            + (", or be a multiple of it on GPUs" if shared else " or be a multiple of it")
-                            + f". Start torchrun with --nproc-per-node {replicas}")
+            raise UserError(
+                f"{processes} processes do not go with --bn-replicas {replicas}: their number must divide it"
+                + (", or be a multiple of it on GPUs" if shared else " or be a multiple of it")
+                + f". Start torchrun with --nproc-per-node {replicas}"
+            )
         self.model = model
         self.over_gpus: nn.DataParallel[SDCLModel] | None = None
         if processes == 1 and replicas > 1 and self.device.type == "cuda" and torch.cuda.device_count() >= replicas:
@@ -116,8 +129,14 @@ class ReplicaForward:
         """
         with distributed.autocast(self.device, self.precision):
             if self.over_gpus is not None:
-                out = _batch_order(self.over_gpus(visible=visible, infrared=infrared), visible, infrared, self.own_replicas)
+                out = _batch_order(
+                    self.over_gpus(visible=visible, infrared=infrared), visible, infrared, self.own_replicas
+                )
             else:
                 out = forward_replicas(self.model, visible, infrared, self.own_replicas)
-        gathered = [distributed.gather_rows(part.float()) for level in out for part in level.split([len(visible), len(infrared)])]
+        gathered = [
+            distributed.gather_rows(part.float())
+            for level in out
+            for part in level.split([len(visible), len(infrared)])
+        ]
         return Embeddings(gathered[0], gathered[2]), Embeddings(gathered[1], gathered[3])

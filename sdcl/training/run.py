@@ -141,8 +141,8 @@ class Run:
         if checkpoint["labels"] is not None:
             device = next(model.parameters()).device
             saved: dict[str, Any] = checkpoint["labels"]
-            labels = {k: v.to(device) if torch.is_tensor(v) else v for k, v in saved.items()}
-            self._good_labels = PseudoLabels(**labels)
+            tensors = {k: v.to(device) for k, v in saved.items() if torch.is_tensor(v)}
+            self._good_labels = PseudoLabels(**tensors, stage=saved["stage"])
         if not distributed.is_main():
             return
         # Killed between last.pth and best.pth: this very epoch is the best one.
@@ -155,7 +155,7 @@ class Run:
 
     def _check_same_run(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError unless a checkpoint can go on with these settings, this trial and these data."""
-        differences = self.config.differences(Config.from_json(checkpoint["config"]))
+        differences = self.config.differences(Config.from_json(checkpoint["config"], self.last))
         if differences and self.config.resume != "changed":
             raise UserError(
                 f"the run in {self.folder} has other settings: {', '.join(differences)}. Give the same ones, or "

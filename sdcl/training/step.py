@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -29,26 +28,44 @@ METERS_EVERY = 10
 def make_optimizer(model: nn.Module, config: Config) -> SGD:
     """SGD over every trained parameter, weight decay on all of them, normalisations included (section 7)."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return SGD(trained, lr=config.learning_rate, momentum=config.sgd_momentum, weight_decay=config.weight_decay,
-               fused=trained[0].device.type == "cuda")
+    return SGD(
+        trained,
+        lr=config.learning_rate,
+        momentum=config.sgd_momentum,
+        weight_decay=config.weight_decay,
+        fused=trained[0].device.type == "cuda",
+    )
 
 
 class Batches:
-    """An epoch's batches: visible (two views of each image) and infrared, drawn independently of each other (section 7)."""
+    """An epoch's batches: visible (two views of each image) and infrared, drawn independently of each other (section
+    7)."""
 
-    def __init__(self, visible: Sequence[ImageRecord], infrared: Sequence[ImageRecord], labels: PseudoLabels,
-                 settings: EpochSettings, config: Config, trial: int) -> None:
+    def __init__(
+        self,
+        visible: Sequence[ImageRecord],
+        infrared: Sequence[ImageRecord],
+        labels: PseudoLabels,
+        settings: EpochSettings,
+        config: Config,
+        trial: int,
+    ) -> None:
         height, width, padding = config.model.image_height, config.model.image_width, config.crop_padding
         visible_views = [VisibleTransform(height, width, exchange, padding) for exchange in (False, True)]
         self.loaders = []
         for name, records, y, views in (
-                ("visible", visible, labels.visible_training, visible_views),
-                ("infrared", infrared, labels.infrared, [InfraredTransform(height, width, padding)])):
+            ("visible", visible, labels.visible_training, visible_views),
+            ("infrared", infrared, labels.infrared, [InfraredTransform(height, width, padding)]),
+        ):
             seed = derive_seed(config.seed, trial, settings.epoch, name)
-            batches = PseudoIdentityBatches(y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances,
-                                            settings.steps, seed)
-            self.loaders.append(training_loader(records, views, batches, config.workers, seed,
-                                                part=(distributed.rank(), distributed.world())))
+            batches = PseudoIdentityBatches(
+                y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances, settings.steps, seed
+            )
+            self.loaders.append(
+                training_loader(
+                    records, views, batches, config.workers, seed, part=(distributed.rank(), distributed.world())
+                )
+            )
 
     def __iter__(self):
         """visible images [2b/P, 3, H, W] (view 1 of all, then view 2) of this of P processes, visible rows [2b] of all
@@ -57,8 +74,16 @@ class Batches:
             yield visible, visible_rows, infrared, infrared_rows
 
 
-def train_epoch(forward: ReplicaForward, optimizer: SGD, batches: Batches, labels: PseudoLabels, memories: Memories,
-                settings: EpochSettings, config: Config, progress: Callable[[int, dict[str, float]], object] | None = None) -> dict[str, float]:
+def train_epoch(
+    forward: ReplicaForward,
+    optimizer: SGD,
+    batches: Batches,
+    labels: PseudoLabels,
+    memories: Memories,
+    settings: EpochSettings,
+    config: Config,
+    progress: Callable[[int, dict[str, float]], object] | None = None,
+) -> dict[str, float]:
     """Trains for `settings.steps` steps; returns the mean of the loss ("loss") and of each of its terms.
 
     Args:
@@ -77,8 +102,17 @@ def train_epoch(forward: ReplicaForward, optimizer: SGD, batches: Batches, label
     for step, batch in enumerate(batches, 1):
         visible_images, visible_rows, infrared_images, infrared_rows = (x.to(device, non_blocking=True) for x in batch)
         visible, infrared = forward(visible_images, infrared_images)
-        losses = sdcl_losses(visible, infrared, labels.visible[visible_rows], labels.infrared[infrared_rows],
-                             visible_rows, infrared_rows, memories, settings, config)
+        losses = sdcl_losses(
+            visible,
+            infrared,
+            labels.visible[visible_rows],
+            labels.infrared[infrared_rows],
+            visible_rows,
+            infrared_rows,
+            memories,
+            settings,
+            config,
+        )
         memories.update_instances(visible, infrared, visible_rows, infrared_rows)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()

@@ -19,10 +19,10 @@ class SyntheticConfig:
     The defaults are those of the demo. Raises ValueError for a value out of its range.
     """
 
-    train_identities: int = 60
+    train_identities: int = 40
     """Training identities, at least 2; a quarter of them is listed in val_id.txt, as in SYSU-MM01."""
-    test_identities: int = 40
-    images_per_camera: int | tuple[int, int] = 8
+    test_identities: int = 30
+    images_per_camera: int | tuple[int, int] = 12
     """Images of an identity in one camera, or their (lowest, highest) number, from which each folder draws its own."""
     height: int = 96
     width: int = 48
@@ -32,13 +32,13 @@ class SyntheticConfig:
     """Share of a garment's infrared brightness that is its own; the rest is a grey mixture of its visible channels."""
     absence: float = 0.1
     """Probability that an identity is not seen by a camera. At least one visible and one infrared camera see it."""
-    view_range: float = 1.0
+    view_range: float = 0.5
     """Views in which people are seen: 0 = all from the front, 1 = from every side."""
-    occlusion: float = 0.15
+    occlusion: float = 0.1
     """Share of the images in which something stands before the person."""
-    camera_strength: float = 0.7
+    camera_strength: float = 0.5
     """How much cameras differ in light, colour, contrast and noise: 0 = not at all."""
-    crop_jitter: float = 1.0
+    crop_jitter: float = 0.5
     """How loosely the boxes fit, as from a detector: 0 = exactly."""
     counts: tuple[tuple[int, ...], ...] | None = None
     """Exact images of each identity (rows: the training, then the test identities) in cameras 1 … 6, in place of

@@ -1,0 +1,80 @@
+"""Takes out of a run what other programs can use: embeddings, pseudo-labels, the network itself.
+
+    python scripts/export.py embeddings --checkpoint runs/demo/best.pth --output test.npz
+    python scripts/export.py embeddings --checkpoint runs/sysu/best.pth --images DIR --modality visible --output mine.npz
+    python scripts/export.py labels runs/demo --output labels
+    python scripts/export.py model --checkpoint runs/demo/best.pth --modality visible --output visible.pt2
+
+embeddings: `deep` and `shallow` [N, D] float32, un-normalised, with `paths` (and `identities`, `cameras` of a test set);
+            for a test set all names once with `visible_`, once with `infrared_` before them.
+labels:     what the run's next epoch would train with: visible.npy, infrared.npy (int64, -1 = none, rows as in
+            visible.txt and infrared.txt), and visible_clusters.npy, the visible rows' own clusters.
+model:      normalised images [B, 3, H, W] to (deep, shallow), for any B: an exported program (.pt2), or ONNX (.onnx, with
+            the packages onnx and onnxscript). Both are compared with the network before anything is said to be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sdcl.data.records import MODALITIES  # noqa: E402
+from sdcl.errors import run_program  # noqa: E402
+from sdcl.export import export_model, folder_embeddings, next_labels, test_set_embeddings  # noqa: E402
+
+
+def save_embeddings(a: argparse.Namespace) -> None:
+    if a.images is None:
+        arrays = test_set_embeddings(a.checkpoint, a.data_dir)
+    else:
+        arrays = folder_embeddings(a.checkpoint, a.images, a.modality)
+    with open(a.output, "wb") as file:  # an open file keeps its name, whatever its suffix
+        np.savez(file, **arrays)
+    print(f"{a.output}: {', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}")
+
+
+def save_labels(a: argparse.Namespace) -> None:
+    labels, records, epoch = next_labels(a.run, a.data_dir)
+    a.output.mkdir(parents=True, exist_ok=True)
+    arrays = {"visible": labels.visible, "infrared": labels.infrared, "visible_clusters": labels.visible_clusters}
+    for name, array in arrays.items():
+        np.save(a.output / f"{name}.npy", array.cpu().numpy())
+    for modality in MODALITIES:
+        (a.output / f"{modality}.txt").write_text("".join(f"{record.path}\n" for record in records[modality]))
+    print(f"{a.output}: labels of epoch {epoch}, stage {labels.stage}: {labels.counts()}")
+
+
+def save_model(a: argparse.Namespace) -> None:
+    difference = export_model(a.checkpoint, a.modality, a.output)
+    print(f"{a.output}: agrees with the network to {difference:.1e} (largest relative difference of an embedding)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    embeddings = commands.add_parser("embeddings", help="of the checkpoint's test set, or of a folder of images")
+    labels = commands.add_parser("labels", help="pseudo-labels of a run's next epoch")
+    model = commands.add_parser("model", help="the network of one modality")
+    labels.add_argument("run", metavar="RUN", type=Path, help="a run folder (RegDB: that of a trial)")
+    for command in (embeddings, model):
+        command.add_argument("--checkpoint", type=Path, required=True, help="weights, such as RUN/best.pth")
+        command.add_argument("--modality", choices=MODALITIES, default="visible", help="(%(default)s)")
+    embeddings.add_argument("--images", type=Path, help="a folder of images, its subfolders included")
+    for command in (embeddings, labels):
+        command.add_argument("--data-dir", type=Path, help="the data set's folder, if it has moved since the training")
+    for command, action in ((embeddings, save_embeddings), (labels, save_labels), (model, save_model)):
+        command.add_argument("--output", type=Path, required=True, help="file to write (labels: folder)")
+        command.set_defaults(action=action)
+    a = parser.parse_args()
+    with torch.no_grad():
+        a.action(a)
+
+
+if __name__ == "__main__":
+    run_program(main)
