@@ -1,16 +1,16 @@
 """Takes out of a run what other programs can use: embeddings, pseudo-labels, the network itself.
 
     python scripts/export.py embeddings --checkpoint runs/demo/best.pth --output test.npz
-    python scripts/export.py embeddings --checkpoint runs/sysu/best.pth --images DIR --modality visible --output mine.npz
+    python scripts/export.py embeddings --checkpoint runs/demo/best.pth --images DIR --modality visible --output my.npz
     python scripts/export.py labels runs/demo --output labels
     python scripts/export.py model --checkpoint runs/demo/best.pth --modality visible --output visible.pt2
 
-embeddings: `deep` and `shallow` [N, D] float32, un-normalised, with `paths` (and `identities`, `cameras` of a test set);
-            for a test set all names once with `visible_`, once with `infrared_` before them.
-labels:     what the run's next epoch would train with: visible.npy, infrared.npy (int64, -1 = none, rows as in
+embeddings: `deep` and `shallow` [N, D] float32, un-normalised, and `paths`; of a test set also `identities` and
+            `cameras`, and all names once with `visible_`, once with `infrared_` before them.
+labels:     what the run's next epoch would train with: visible.npy and infrared.npy (int64, -1 = none, rows as in
             visible.txt and infrared.txt), and visible_clusters.npy, the visible rows' own clusters.
-model:      normalised images [B, 3, H, W] to (deep, shallow), for any B: an exported program (.pt2), or ONNX (.onnx, with
-            the packages onnx and onnxscript). Both are compared with the network before anything is said to be done.
+model:      normalised images [B, 3, H, W] to (deep, shallow), for any B: an exported program (.pt2), or ONNX (.onnx,
+            which needs the packages onnx and onnxscript). The file is compared with the network before it is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def save_embeddings(a: argparse.Namespace) -> None:
     else:
         arrays = folder_embeddings(a.checkpoint, a.images, a.modality)
     with open(a.output, "wb") as file:  # an open file keeps its name, whatever its suffix
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for an option
     print(f"{a.output}: {', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}")
 
 

@@ -56,7 +56,7 @@ def test_set_embeddings(checkpoint: Path, data_dir: Path | None = None) -> dict[
     """
     model, config, trial = _load(checkpoint, data_dir)
     test = load_test_set(config, trial)
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for modality, embeddings in embed_test_set(model, test, config).items():
         paths, identities, cameras = zip(*test.images[modality], strict=True)
         columns = {"paths": paths, "identities": identities, "cameras": cameras}
@@ -98,9 +98,12 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
     if output.suffix == ".onnx":
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
-            raise UserError(f"ONNX needs the packages onnx and onnxscript ({', '.join(missing)} not found): install them, "
-                            "or export to .pt2, which needs nothing more")  # fmt: skip
+            raise UserError(
+                f"ONNX needs the packages onnx and onnxscript ({', '.join(missing)} not found): install them, or export "
+                "to .pt2, which needs nothing more"
+            )
     model, config, _ = _load(checkpoint, device="cpu")
+    model.eval()
     network = _OneModality(model, modality).eval()
     size = (3, config.model.image_height, config.model.image_width)
     images = torch.randn(5, *size, generator=torch.Generator().manual_seed(0))
@@ -110,12 +113,10 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
         nonlocal difference
         run = write(network, images[:2], path)
         for batch in (images[:1], images):  # of other sizes than the one that it was exported with
-            for mine, theirs in zip(network(batch), run(batch), strict=True):
+            for mine, theirs in zip(model(**{modality: batch}), run(batch), strict=True):
                 difference = max(difference, float(((mine - theirs).norm(dim=1) / mine.norm(dim=1)).max()))
         if not difference < TOLERANCE:
-            raise UserError(
-                f"the exported network differs from the original by {difference:.1e}; {output} is not written"
-            )
+            raise UserError(f"what was exported differs from the network by {difference:.1e}; {output} is not kept")
 
     write_atomically(output, write_and_compare)
     return difference

@@ -129,7 +129,7 @@ def test_a_network_that_differs_is_not_written(run_folder, tmp_path, monkeypatch
         return lambda batch: [2 * x for x in network(batch)]
 
     monkeypatch.setattr("sdcl.export._write_program", wrong)
-    with torch.no_grad(), pytest.raises(UserError, match="differs from the original"):
+    with torch.no_grad(), pytest.raises(UserError, match="differs from the network"):
         export_model(run_folder / "best.pth", "visible", tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())
 

@@ -122,7 +122,7 @@ class SDCLModel(nn.Module):
         if not patches:
             raise ValueError("the model needs visible images, infrared images, or both; it got neither")
         s = torch.cat(patches)                                                # [B, P, D]
-        h = torch.cat([self.cls_token.expand(len(s), -1, -1), s], dim=1) + self.pos_embed
+        h = torch.cat([self.cls_token.expand(s.shape[0], -1, -1), s], dim=1) + self.pos_embed
         shallow_tokens = h[:, 1:]
         recompute = self.gradient_checkpointing and self.training
         for block in self.blocks:
