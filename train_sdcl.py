@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sdcl import distributed
+from sdcl.checkpoints import write_json
 from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
 from sdcl.data.training_set import load_training_set
@@ -25,7 +26,6 @@ from sdcl.embedding import embed_records
 from sdcl.errors import run_program
 from sdcl.models import build_model
 from sdcl.retrieval import embed_test_set, evaluate, load_test_set
-from sdcl.checkpoints import write_json
 from sdcl.training.final import final_results, mean_of_trials
 from sdcl.training.guards import check_labels, out_of_memory_explained
 from sdcl.training.labels import make_labels
@@ -56,27 +56,31 @@ def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
         settings, clock = config.at(epoch), Clock()
         seed_everything(config.seed, trial, epoch, distributed.rank())
         if settings.stage == 2 and epoch > 0 and config.at(epoch - 1).stage == 1:
-            run.enter_stage2(model)                                                      # section 6: the selected stage-1 weights
+            run.enter_stage2(model)  # section 6: the selected stage-1 weights
 
         with clock("embed"):
             visible, infrared = embed_records(model, data.records, config, "bicubic", progress.bar).values()
         with clock("label"):
-            labels = make_labels(visible, infrared, settings, config)                    # sections 3 and 6
+            labels = make_labels(visible, infrared, settings, config)  # sections 3 and 6
             labels = run.usable(labels, check_labels(labels, visible, infrared, settings, config))
             truth = diagnose_epoch(labels, visible, infrared, data.records, config) if config.truth else {}
-            memories = build_memories(visible, infrared, labels, settings, config)       # section 4
+            memories = build_memories(visible, infrared, labels, settings, config)  # section 4
         with clock("train"):
             batches = Batches(data.records["visible"], data.records["infrared"], labels, settings, config, trial)
-            losses = train_epoch(forward, optimizer, batches, labels, memories, settings, config, progress.losses(settings))
+            bar = progress.losses(settings)
+            losses = train_epoch(forward, optimizer, batches, labels, memories, settings, config, bar)  # sections 4, 5
         with clock("test"):
-            table = evaluate(test_set, embed_test_set(model, test_set, config, progress.bar), config, final=False)
+            tests = embed_test_set(model, test_set, config, progress.bar)
+            table = evaluate(test_set, tests, config, final=False)  # section 8
 
-        line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), **truth, "seconds": clock.seconds, **table}
+        line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), **truth}
+        line |= {"seconds": clock.seconds, **table}
         selected = run.save(model, optimizer, line, rank1=next(iter(table.values()))["rank1"])
         progress.epoch(line, selected)
 
     results = final_results(run, model, test_set)
-    progress.say(f"\n{result_table(results)}\n\n{run.folder / 'results.json'} holds this table; best.pth is epoch {run.best_epoch}, chosen by {config.select}")
+    progress.say(f"\n{result_table(results)}\n")
+    progress.say(f"{run.folder}/results.json holds this table; best.pth is epoch {run.best_epoch}, by {config.select}")
     run.close()
     return results
 
@@ -88,7 +92,7 @@ def main(arguments: list[str]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     try:
         trials = [0] if config.dataset == "sysu" else [config.trial] if config.trial else list(range(1, 11))
-        for trial in trials[1:]:                                            # the last trial's broken file is found now
+        for trial in trials if len(trials) > 1 else ():  # a broken file of the last trial is found now
             load_training_set(config, trial), load_test_set(config, trial)
         with out_of_memory_explained(config):
             results = [train(config, trial, device) for trial in trials]

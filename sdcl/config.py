@@ -403,7 +403,12 @@ PRESETS: dict[str, Config] = {
         synthetic_seed=0,
         synthetic_identities=(240, 80),
         model=ModelConfig(
-            image_height=128, image_width=64, dim=384, depth=12, heads=6, pretrained="pretrained/demo_large_backbone.pth"
+            image_height=128,
+            image_width=64,
+            dim=384,
+            depth=12,
+            heads=6,
+            pretrained="pretrained/demo_large_backbone.pth",
         ),
         crop_padding=4,
         eps=0.45,

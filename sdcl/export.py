@@ -99,8 +99,8 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(
-                f"ONNX needs the packages onnx and onnxscript ({', '.join(missing)} not found): install them, or export "
-                "to .pt2, which needs nothing more"
+                f"ONNX needs the packages onnx and onnxscript ({', '.join(missing)} not found): install them, or "
+                "export to .pt2, which needs nothing more"
             )
     model, config, _ = _load(checkpoint, device="cpu")
     model.eval()

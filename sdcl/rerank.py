@@ -34,7 +34,8 @@ def rerank(query: Tensor, gallery: Tensor, k1: int = 20, k2: int = 6, weight: fl
         weight: share of the original distance, 0 … 1 (λ in the paper; 1 keeps the original order).
 
     Returns:
-        [Q, G] float32 in 0 … 1, on the query's device. Time and memory grow with (Q + G)²: seconds and half a GB for 4,000 rows.
+        [Q, G] float32 in 0 … 1, on the query's device. Time and memory grow with (Q + G)²: for 4,000 rows seconds and
+        half a GB.
 
     Raises:
         ValueError: a side is empty, widths differ, or settings are out of range.

@@ -190,7 +190,7 @@ def attention(model: SDCLModel, test: TestSet) -> Section:
             picture(figures.photo_uri(figures.heat(image, getattr(item, level)), 144), level)
             for level in ("deep", "shallow")
         )
-        whole = picture(figures.photo_uri(image, 144), f"{item.modality}, id {item.record.identity}")
+        whole = picture(figures.photo_uri(image, 144), f"id {item.record.identity}")
         cells.append(f'<div class="triple">{whole}{maps}</div>')
     return (
         "attention",
