@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_sets import remove, write
 from tiny_training import ROOT, Result, in_process, settings
 
 from sdcl.checkpoints import pack, save_checkpoint
@@ -64,17 +65,6 @@ def checkpoint(path: Path, model: ModelConfig = MODEL, trial: int = 0, **changes
 
 
 # -- the data set -----------------------------------------------------------------------------------------------------
-
-
-def remove(relative: str) -> Callable[[Path], None]:
-    def act(root: Path) -> None:
-        path = root / relative
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return act
-
-
-def write(relative: str, text: str) -> Callable[[Path], None]:
-    return lambda root: (root / relative).write_text(text) and None
 
 
 def empty(relative: str) -> Callable[[Path], None]:

@@ -10,24 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_sets import make_regdb, make_sysu, save_image
+from tiny_sets import make_regdb, make_sysu, remove, save_image, write
 
 from sdcl.data import records as records_module
 from sdcl.data import regdb, sysu
 from sdcl.errors import UserError, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def remove(relative: str) -> Callable[[Path], None]:
-    def act(root: Path) -> None:
-        path = root / relative
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return act
-
-
-def write(relative: str, text: str) -> Callable[[Path], None]:
-    return lambda root: (root / relative).write_text(text) and None
 
 
 def file_instead_of(relative: str) -> Callable[[Path], None]:

@@ -1,5 +1,7 @@
 """Tiny data sets in the layouts of SYSU-MM01 and RegDB, for tests."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,14 @@ def make_regdb(root: Path) -> Path:
                 lines = [f"{path} {n // 5}\n" for n, path in enumerate(part)]
                 (root / "idx" / f"{split}_{modality}_{trial}.txt").write_text("".join(lines))
     return root
+
+
+def remove(relative: str) -> Callable[[Path], None]:
+    def act(root: Path) -> None:
+        path = root / relative
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return act
+
+
+def write(relative: str, text: str) -> Callable[[Path], None]:
+    return lambda root: (root / relative).write_text(text) and None

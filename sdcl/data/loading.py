@@ -1,5 +1,6 @@
 """Images from disk to batches, in worker processes, with results that do not depend on the number of workers."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def training_loader(
         _TrainingBatches([record.path for record in records], transforms, seed, part),
         batch_size=None,  # an item is a whole batch
         sampler=_Placed(batches),
-        num_workers=workers,
+        num_workers=min(workers, _cores()),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
@@ -78,11 +79,16 @@ def evaluation_loader(paths: Sequence[str], transform: Transform, batch_size: in
     return _Loader(
         _Images(paths, transform),
         batch_size=batch_size,
-        num_workers=workers,
+        num_workers=min(workers, _cores()),
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+
+
+def _cores() -> int:
+    """Processor cores that this process may use: more loading processes than these only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Loader(DataLoader):
