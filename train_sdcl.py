@@ -20,12 +20,12 @@ from sdcl import distributed
 from sdcl.checkpoints import write_json
 from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
-from sdcl.data.training_set import load_training_set
+from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.diagnostics import diagnose_epoch
 from sdcl.embedding import embed_records
 from sdcl.errors import run_program
 from sdcl.models import build_model
-from sdcl.retrieval import embed_test_set, evaluate, load_test_set
+from sdcl.retrieval import TestSet, embed_test_set, evaluate, load_test_set
 from sdcl.training.final import final_results, mean_of_trials
 from sdcl.training.guards import check_labels, out_of_memory_explained
 from sdcl.training.labels import make_labels
@@ -37,10 +37,8 @@ from sdcl.training.seeds import seed_everything, use_deterministic_kernels
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 
-def train(config: Config, trial: int, device: torch.device) -> dict[str, Any]:
+def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, device: torch.device) -> dict[str, Any]:
     """One run: SYSU-MM01 (trial 0) or one RegDB trial. Returns its final results."""
-    data = load_training_set(config, trial)
-    test_set = load_test_set(config, trial)
     progress = Progress(config, trial)
     progress.start(data, test_set, device)
 
@@ -92,10 +90,10 @@ def main(arguments: list[str]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     try:
         trials = [0] if config.dataset == "sysu" else [config.trial] if config.trial else list(range(1, 11))
-        for trial in trials if len(trials) > 1 else ():  # a broken file of the last trial is found now
-            load_training_set(config, trial), load_test_set(config, trial)
+        # All trials' images are found and read before the first one trains: a broken file of the last is known now.
+        sets = [(trial, load_training_set(config, trial), load_test_set(config, trial)) for trial in trials]
         with out_of_memory_explained(config):
-            results = [train(config, trial, device) for trial in trials]
+            results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]
         if config.dataset == "regdb" and config.trial is None and distributed.is_main():
             write_json(config.run_dir / "results.json", mean_of_trials(results))
     finally:

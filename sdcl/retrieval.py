@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
 from sdcl.models import Embeddings, SDCLModel
 
-__all__ = ["METRICS", "TestSet", "average", "chance_table", "evaluate", "load_test_set"]
+__all__ = ["METRICS", "TestSet", "average", "chance_table", "evaluate", "load_test_set", "modes"]
 
 METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 SYSU_TRIALS = range(10)
@@ -189,3 +190,8 @@ def _mean_and_deviation(rows: np.ndarray) -> dict[str, float]:
 def average(tables: Sequence[Table]) -> Table:
     """Mean and deviation over RegDB's trials, each with its own model."""
     return {mode: _mean_and_deviation(np.array([[t[mode][k] for k in METRICS] for t in tables])) for mode in tables[0]}
+
+
+def modes(results: dict[str, Any]) -> Table:
+    """The test modes in a log line or one level of results.json: mode → metric → fraction."""
+    return {name: value for name, value in results.items() if isinstance(value, dict) and "rank1" in value}

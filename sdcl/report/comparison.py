@@ -13,7 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from sdcl.errors import UserError
 from sdcl.report.figures import PUBLISHED, STYLE
 from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
-from sdcl.report.run_files import RunFiles, modes, series
+from sdcl.report.run_files import RunFiles, series
+from sdcl.retrieval import modes
+from sdcl.tables import align_columns
 
 __all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "verdict"]
 
@@ -146,13 +148,7 @@ def comparison_table(runs: Sequence[RunFiles], published: str | None) -> str:
                     *(f"{100 * row[k]:.2f}" for k in keys),
                 )
             )
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if c < 4 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return align_columns(rows, left=4)
 
 
 @matplotlib.rc_context(STYLE)

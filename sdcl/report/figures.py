@@ -17,7 +17,8 @@ from PIL import Image
 
 from sdcl.diagnostics import SIZE_BINS
 from sdcl.report.published import published_curve
-from sdcl.report.run_files import RunFiles, modes, series
+from sdcl.report.run_files import RunFiles, series
+from sdcl.retrieval import modes
 
 __all__ = [
     "cluster_figure",

@@ -10,7 +10,7 @@ from typing import Any
 from sdcl.config import Config
 from sdcl.errors import UserError
 
-__all__ = ["RunFiles", "modes", "read_run", "run_folders", "series"]
+__all__ = ["RunFiles", "read_run", "run_folders", "series"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,6 @@ def read_run(folder: Path) -> RunFiles:
         raise UserError(f"{log} holds no epoch yet: wait for the first one to end")
     table = json.loads(results.read_text()) if results.is_file() else None
     return RunFiles(folder, Config.from_json(json.loads(config.read_text())), lines, table)
-
-
-def modes(table: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The test modes in a log line or a results table: mode -> metric -> fraction."""
-    return {name: value for name, value in table.items() if isinstance(value, dict) and "rank1" in value}
 
 
 def series(log: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

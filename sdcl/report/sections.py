@@ -20,8 +20,8 @@ from sdcl.models import Embeddings, SDCLModel
 from sdcl.report import figures, views
 from sdcl.report.markup import Section, escape, figure, photo, picture, row
 from sdcl.report.published import RESULTS
-from sdcl.report.run_files import RunFiles, modes
-from sdcl.retrieval import METRICS, TestSet, chance_table
+from sdcl.report.run_files import RunFiles
+from sdcl.retrieval import METRICS, TestSet, chance_table, modes
 from sdcl.version import __version__
 
 __all__ = ["attention", "augmentation", "curves", "results", "retrieval", "settings", "tsne"]

@@ -8,7 +8,7 @@ from typing import Any
 from sdcl import distributed
 from sdcl.checkpoints import read_checkpoint, write_json
 from sdcl.models import SDCLModel, build_model
-from sdcl.retrieval import Table, TestSet, average, chance_table, embed_test_set, evaluate
+from sdcl.retrieval import Table, TestSet, average, chance_table, embed_test_set, evaluate, modes
 from sdcl.training.run import Run
 from sdcl.training.seeds import seed_everything
 
@@ -46,16 +46,12 @@ def final_results(run: Run, model: SDCLModel, test_set: TestSet) -> dict[str, An
         "selected_by": config.select,
     }
     if distributed.is_main():
-        write_json(run.folder / "results.json", results)
+        write_json(run.results_file, results)
     return results
 
 
 def mean_of_trials(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The table over RegDB's trials, each trained by itself: mean and deviation, for each of the runs' weights."""
-
-    def modes(result: dict[str, Any]) -> Table:
-        return {k: v for k, v in result.items() if isinstance(v, dict) and "rank1" in v}
-
     parts = [name for name in ("last", "stage1", "start", "chance") if all(name in r for r in results)]
     return {
         **average([modes(r) for r in results]),

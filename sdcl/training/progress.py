@@ -12,7 +12,8 @@ from tqdm import tqdm
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.training_set import TrainingSet
-from sdcl.retrieval import METRICS, TestSet
+from sdcl.retrieval import METRICS, TestSet, modes
+from sdcl.tables import align_columns
 
 __all__ = ["Progress", "result_table"]
 
@@ -84,8 +85,7 @@ class Progress:
         )
         tests = " ".join(
             f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f},"
-            for mode, table in line.items()
-            if isinstance(table, dict) and "rank1" in table
+            for mode, table in modes(line).items()
         )
         seconds = " ".join(f"{phase} {s:.1f}" for phase, s in line["seconds"].items())
         self.say(
@@ -112,10 +112,10 @@ def _short(name: str) -> str:
 def result_table(results: dict[str, Any]) -> str:
     """The published table's form: a row for each mode and each of the run's weights, mean ± deviation in percent."""
     rows: list[tuple[str, ...]] = [("", "", "R1", "R5", "R10", "R20", "mAP", "mINP")]
-    parts = {"": {k: v for k, v in results.items() if _is_mode(v)}}
+    parts = {"": modes(results)}
     parts |= {name: results[name] for name in ("last", "stage1", "start", "chance") if name in results}
     for name, label in (
-        ("", results.get("label", "best")),
+        ("", "best"),
         ("last", "last epoch"),
         ("stage1", "stage 1 alone"),
         ("start", "before training"),
@@ -129,14 +129,4 @@ def result_table(results: dict[str, Any]) -> str:
                     *(f"{100 * table[m]:.2f} ± {100 * table[f'{m}_std']:.2f}" for m in METRICS),
                 )
             )
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _is_mode(value: Any) -> bool:
-    return isinstance(value, dict) and "rank1" in value
+    return align_columns(rows, left=2)
