@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdcl.model_config import PATCH
+from sdcl.config import PATCH
 
 __all__ = ["STEM_CHANNELS", "ConvStem", "InstanceBatchNorm"]
 

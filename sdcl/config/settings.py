@@ -1,4 +1,4 @@
-"""Every setting of a run, typed, frozen and in one place; the published schedule (method page, section 7) as presets.
+"""The settings of a run, typed, frozen and in one place (method page, section 7).
 
 `Config` is what a user can change (each field is an option of the command line, its docstring is the option's help);
 `Config.at(epoch)` resolves it for one epoch, so that no other file knows when a stage starts or a weight changes.
@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from sdcl.config.model import ModelConfig
 from sdcl.errors import UserError
-from sdcl.model_config import ModelConfig
 
-__all__ = ["PRESETS", "Config", "EpochSettings", "ModelConfig"]
-
-DEMO_WEIGHTS = Path(__file__).parent / "assets" / "demo_backbone.pth"
+__all__ = ["Config", "EpochSettings"]
 
 
 @dataclass(frozen=True)
@@ -300,89 +298,3 @@ class Config:
             "run_dir": Path(data["run_dir"]),
         }
         return cls(**values)
-
-
-PRETRAINED = "pretrained/vit_base_ics_cfs_lup.pth"
-
-PRESETS: dict[str, Config] = {
-    "sysu": Config(
-        dataset="sysu",
-        data_dir=Path("data/sysu"),
-        run_dir=Path("runs/sysu"),
-        model=ModelConfig(pretrained=PRETRAINED),
-    ),
-    "regdb": Config(
-        dataset="regdb",
-        data_dir=Path("data/regdb"),
-        run_dir=Path("runs/regdb"),
-        model=ModelConfig(pretrained=PRETRAINED),
-        epochs=30,
-        stage2_from=20,
-        steps_stage1=50,
-        steps_stage2=50,
-        eps=0.3,
-        k1_visible_stage2=30,
-        association_k=10,
-        cluster_momentum_first_epoch=0.99,
-        homogeneous_from=1,
-    ),
-    # A small ViT on the embedded synthetic set, for a laptop: the same code path, other sizes. The lists are shorter
-    # since an identity has fewer images; the schedule is compressed to end in minutes.
-    "demo": Config(
-        dataset="sysu",
-        data_dir=Path("data/demo"),
-        run_dir=Path("runs/demo"),
-        published_counts=False,
-        synthetic_seed=0,
-        model=ModelConfig(
-            image_height=96, image_width=48, dim=128, depth=4, heads=4, drop_path=0.0, pretrained=str(DEMO_WEIGHTS)
-        ),
-        workers=0,
-        embedding_batch=128,
-        crop_padding=3,
-        eps=0.45,
-        k1=12,
-        k1_visible_stage2=12,
-        k2=4,
-        association_k=10,
-        identities=8,
-        instances=4,
-        epochs=9,
-        stage2_from=6,
-        steps_stage1=20,
-        steps_stage2=20,
-        heterogeneous_from=1,
-        learning_rate=5e-4,
-    ),
-    # The same people, more of them and larger, with a ViT-S, for a GPU. Its initial weights are not shipped:
-    # python scripts/pretrain_demo.py --preset demo-large --output pretrained/demo_large_backbone.pth
-    "demo-large": Config(
-        dataset="sysu",
-        data_dir=Path("data/demo-large"),
-        run_dir=Path("runs/demo-large"),
-        published_counts=False,
-        synthetic_seed=0,
-        synthetic_identities=(240, 80),
-        model=ModelConfig(
-            image_height=128,
-            image_width=64,
-            dim=384,
-            depth=12,
-            heads=6,
-            pretrained="pretrained/demo_large_backbone.pth",
-        ),
-        crop_padding=4,
-        eps=0.45,
-        k1=12,
-        k1_visible_stage2=12,
-        k2=4,
-        association_k=10,
-        instances=8,
-        epochs=20,
-        stage2_from=12,
-        steps_stage1=100,
-        steps_stage2=50,
-        heterogeneous_from=4,
-    ),
-}
-"""The published settings of each data set, and those of the demos on drawn people."""

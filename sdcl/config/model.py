@@ -1,4 +1,4 @@
-"""The settings of the network; `sdcl.config` has them with all others."""
+"""The settings of the network."""
 
 from __future__ import annotations
 

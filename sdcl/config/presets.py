@@ -1,0 +1,95 @@
+"""The published settings of each data set, and those of the demos on drawn people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdcl.config.model import ModelConfig
+from sdcl.config.settings import Config
+
+__all__ = ["PRESETS"]
+
+DEMO_WEIGHTS = Path(__file__).parents[1] / "assets" / "demo_backbone.pth"
+PRETRAINED = "pretrained/vit_base_ics_cfs_lup.pth"
+
+PRESETS: dict[str, Config] = {
+    "sysu": Config(
+        dataset="sysu",
+        data_dir=Path("data/sysu"),
+        run_dir=Path("runs/sysu"),
+        model=ModelConfig(pretrained=PRETRAINED),
+    ),
+    "regdb": Config(
+        dataset="regdb",
+        data_dir=Path("data/regdb"),
+        run_dir=Path("runs/regdb"),
+        model=ModelConfig(pretrained=PRETRAINED),
+        epochs=30,
+        stage2_from=20,
+        steps_stage1=50,
+        steps_stage2=50,
+        eps=0.3,
+        k1_visible_stage2=30,
+        association_k=10,
+        cluster_momentum_first_epoch=0.99,
+        homogeneous_from=1,
+    ),
+    # A small ViT on the embedded synthetic set, for a laptop: the same code path, other sizes. The lists are shorter
+    # since an identity has fewer images; the schedule is compressed to end in minutes.
+    "demo": Config(
+        dataset="sysu",
+        data_dir=Path("data/demo"),
+        run_dir=Path("runs/demo"),
+        published_counts=False,
+        synthetic_seed=0,
+        model=ModelConfig(
+            image_height=96, image_width=48, dim=128, depth=4, heads=4, drop_path=0.0, pretrained=str(DEMO_WEIGHTS)
+        ),
+        workers=0,
+        embedding_batch=128,
+        crop_padding=3,
+        eps=0.45,
+        k1=12,
+        k1_visible_stage2=12,
+        k2=4,
+        association_k=10,
+        identities=8,
+        instances=4,
+        epochs=9,
+        stage2_from=6,
+        steps_stage1=20,
+        steps_stage2=20,
+        heterogeneous_from=1,
+        learning_rate=5e-4,
+    ),
+    # The same people, more of them and larger, with a ViT-S, for a GPU. Its initial weights are not shipped:
+    # python scripts/pretrain_demo.py --preset demo-large --output pretrained/demo_large_backbone.pth
+    "demo-large": Config(
+        dataset="sysu",
+        data_dir=Path("data/demo-large"),
+        run_dir=Path("runs/demo-large"),
+        published_counts=False,
+        synthetic_seed=0,
+        synthetic_identities=(240, 80),
+        model=ModelConfig(
+            image_height=128,
+            image_width=64,
+            dim=384,
+            depth=12,
+            heads=6,
+            pretrained="pretrained/demo_large_backbone.pth",
+        ),
+        crop_padding=4,
+        eps=0.45,
+        k1=12,
+        k1_visible_stage2=12,
+        k2=4,
+        association_k=10,
+        instances=8,
+        epochs=20,
+        stage2_from=12,
+        steps_stage1=100,
+        steps_stage2=50,
+        heterogeneous_from=4,
+    ),
+}
