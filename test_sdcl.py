@@ -2,6 +2,7 @@
 
     python test_sdcl.py sysu --checkpoint runs/sysu/best.pth     all-search and indoor-search, mean of 10 galleries
     python test_sdcl.py regdb --checkpoint runs/regdb            the trials' best.pth, both directions, their mean
+    python test_sdcl.py folder --checkpoint runs/mine/best.pth   your own images, infrared against visible and back
     python test_sdcl.py demo --checkpoint runs/demo/best.pth     the synthetic people
 
 A checkpoint of the published implementation works as well as one of this project. The table also goes to a JSON file.
@@ -20,6 +21,7 @@ from sdcl import distributed
 from sdcl.checkpoints import is_own_format, read_checkpoint, write_json
 from sdcl.cli import parse_test
 from sdcl.config import Config
+from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
 from sdcl.errors import UserError, run_program
 from sdcl.models import build_model, load_checkpoint
@@ -31,7 +33,7 @@ from sdcl.training.seeds import use_deterministic_kernels
 
 
 def test(config: Config, path: Path, trial: int, device: torch.device) -> dict[str, Any]:
-    """The table of one checkpoint: of SYSU-MM01 (trial 0) or of a RegDB trial's lists."""
+    """The table of one checkpoint: of a RegDB trial's lists, or of a set without trials (trial 0)."""
     progress = Progress(config, trial)
     config = adopt(config, path, trial, progress)
     test_set = load_test_set(config, trial)
@@ -77,8 +79,9 @@ def _named(trial: int) -> str:
 
 def checkpoints(config: Config, path: Path) -> list[tuple[int, Path]]:
     """Trials and their weights: the file itself, or each trial-<n>/best.pth of a RegDB run's folder."""
+    trials = SETS[config.dataset].trials
     if path.is_file():
-        if config.dataset == "sysu":
+        if len(trials) == 1:
             return [(0, path)]
         if config.trial is None and not is_own_format(path):
             raise UserError(f"which of RegDB's ten trials was {path} trained on? Say so with --trial")
@@ -87,9 +90,9 @@ def checkpoints(config: Config, path: Path) -> list[tuple[int, Path]]:
         raise UserError(
             f"{path} does not exist: train first (the run folder then holds best.pth), or give another --checkpoint"
         )
-    found = {t: path / f"trial-{t}" / "best.pth" for t in ([config.trial] if config.trial else range(1, 11))}
+    found = {t: path / f"trial-{t}" / "best.pth" for t in ([config.trial] if config.trial else trials)}
     missing = [t for t, file in found.items() if not file.is_file()]
-    if config.dataset == "sysu":
+    if len(trials) == 1:
         raise UserError(f"{path} is a folder: give a checkpoint file, such as {path / 'best.pth'}")
     if len(missing) == len(found):
         raise UserError(f"{path} holds no trial-<n>/best.pth: train first, or give a checkpoint file and its --trial")

@@ -2,6 +2,7 @@
 
     python train_sdcl.py sysu                      SYSU-MM01 in data/sysu, results in runs/sysu
     python train_sdcl.py regdb --trial 3           one of RegDB's ten splits; all ten without --trial
+    python train_sdcl.py folder                    your own images in data/mine, results in runs/mine
     python train_sdcl.py demo                      a small ViT on drawn people, minutes on a laptop
     torchrun --nproc-per-node 2 train_sdcl.py sysu the same on two GPUs; the result does not depend on their number
 
@@ -20,6 +21,7 @@ from sdcl import distributed
 from sdcl.checkpoints import write_json
 from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
+from sdcl.data.sets import SETS
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.diagnostics import diagnose_epoch
 from sdcl.embedding import embed_records
@@ -38,7 +40,7 @@ from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 
 def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, device: torch.device) -> dict[str, Any]:
-    """One run: SYSU-MM01 (trial 0) or one RegDB trial. Returns its final results."""
+    """One run: one RegDB trial, or a set without trials (trial 0). Returns its final results."""
     progress = Progress(config, trial)
     progress.start(data, test_set, device)
 
@@ -89,12 +91,12 @@ def main(arguments: list[str]) -> None:
     device = distributed.start()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     try:
-        trials = [0] if config.dataset == "sysu" else [config.trial] if config.trial else list(range(1, 11))
+        trials = [config.trial] if config.trial else SETS[config.dataset].trials
         # All trials' images are found and read before the first one trains: a broken file of the last is known now.
         sets = [(trial, load_training_set(config, trial), load_test_set(config, trial)) for trial in trials]
         with out_of_memory_explained(config):
             results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]
-        if config.dataset == "regdb" and config.trial is None and distributed.is_main():
+        if len(trials) > 1 and distributed.is_main():
             write_json(config.run_dir / "results.json", mean_of_trials(results))
     finally:
         distributed.stop()

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint to read")
     parser.add_argument("target", metavar="OUT", type=Path, help="the file to write; an existing one is replaced")
     parser.add_argument("--to", choices=("published", "sdcl"), required=True, help="the format to write")
-    parser.add_argument("--preset", choices=("sysu", "regdb"), default="sysu",
+    parser.add_argument("--preset", choices=("sysu", "regdb", "folder"), default="sysu",
                         help="with --to sdcl: what the model was trained on (%(default)s)")
     parser.add_argument("--trial", type=int, help="with --to sdcl --preset regdb: its trial, 1 to 10")
     a = parser.parse_args()

@@ -29,14 +29,14 @@ class TestOptions:
 
 
 def parse_training(arguments: Sequence[str], description: str) -> Config:
-    """Settings of `train_sdcl.py {sysu|regdb|demo} [options]`; prints help or an error and exits where that is due."""
+    """Settings of `train_sdcl.py <preset> [options]`; prints help or an error and exits where that is due."""
     preset, rest = _split(arguments, "train_sdcl.py", description)
     return tyro.cli(Config, prog=f"train_sdcl.py {preset}", description=description, default=PRESETS[preset], args=rest,
                     config=(tyro.conf.OmitArgPrefixes,))
 
 
 def parse_test(arguments: Sequence[str], description: str) -> TestOptions:
-    """Options of `test_sdcl.py {sysu|regdb|demo} --checkpoint F [options]`."""
+    """Options of `test_sdcl.py <preset> --checkpoint F [options]`."""
     preset, rest = _split(arguments, "test_sdcl.py", description)
     default = TestOptions(PRESETS[preset], checkpoint=tyro.MISSING)
     return tyro.cli(TestOptions, prog=f"test_sdcl.py {preset}", description=description, default=default, args=rest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from torch.export import Dim
 
 from sdcl.checkpoints import read_checkpoint, write_atomically
 from sdcl.config import Config, ModelConfig
-from sdcl.data.records import IMAGE_SUFFIXES, ImageRecord, is_junk
+from sdcl.data.records import IMAGE_SUFFIXES, ImageRecord, images_below
 from sdcl.data.training_set import load_training_set
 from sdcl.embedding import embed, embed_records
 from sdcl.errors import UserError
@@ -36,12 +35,7 @@ def folder_embeddings(checkpoint: Path, folder: Path, modality: Modality) -> dic
         UserError: no such folder, no image in it, or one that cannot be read.
     """
     model, config, _ = _load(checkpoint)
-    paths = sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not is_junk(name)
-    )
+    paths = images_below(folder)
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     found = embed(model, paths, modality, batch_size=config.embedding_batch, workers=config.workers)

@@ -1,4 +1,4 @@
-"""The published settings of each data set, and those of the demos on drawn people."""
+"""The published settings of each data set, those for a folder of one's own, and those of the demos on drawn people."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ PRESETS: dict[str, Config] = {
         association_k=10,
         cluster_momentum_first_epoch=0.99,
         homogeneous_from=1,
+    ),
+    # SYSU-MM01's schedule, for want of a better guess; the data page says what to change for a set of another size.
+    "folder": Config(
+        dataset="folder",
+        data_dir=Path("data/mine"),
+        run_dir=Path("runs/mine"),
+        published_counts=False,
+        model=ModelConfig(pretrained=PRETRAINED),
     ),
     # A small ViT on the embedded synthetic set, for a laptop: the same code path, other sizes. A set of 40 people has
     # fewer neighbours within a given distance (eps); the small network forgets what it came with at the published

@@ -40,7 +40,7 @@ class EpochSettings:
 class Config:
     """Settings of a run. Numbers without a remark are those of the published SYSU-MM01 run (method page, section 7)."""
 
-    dataset: Literal["sysu", "regdb"]
+    dataset: Literal["sysu", "regdb", "folder"]
     """Layout and test protocol of the data."""
     data_dir: Path
     """The data set's own folder."""
@@ -207,7 +207,7 @@ class Config:
             (self.trial is not None and not 1 <= self.trial <= 10, f"trial is {self.trial}: RegDB has trials 1 to 10"),
             (
                 self.trial is not None and self.dataset != "regdb",
-                "trial belongs to RegDB alone; SYSU-MM01 has one training set",
+                "trial belongs to RegDB alone; other data sets have one training set",
             ),
             (self.lr_step < 1, f"lr-step is {self.lr_step}: at least 1"),
         ]

@@ -65,6 +65,28 @@ def list_names(folder: str | os.PathLike[str]) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
+def images_below(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the images (`IMAGE_SUFFIXES`) in a folder and its sub-folders, linked ones too, sorted as text.
+
+    Hidden files and folders are left out. Raises UserError when a folder is missing or may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    paths = []
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        paths += [os.path.join(place, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not is_junk(n)]
+    return sorted(paths)
+
+
+def identity_and_camera(name: str) -> tuple[int, int] | None:
+    """The numbers of a file name that begins with `<id>_c<camera>`, padded with zeros or not; None for another name."""
+    match = _NAME.match(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def market_records(folder: str | os.PathLike[str]) -> list[ImageRecord]:
     """Records of a folder of `<id>_c<camera>_<image>` files, sorted by path as text.
 
@@ -73,13 +95,13 @@ def market_records(folder: str | os.PathLike[str]) -> list[ImageRecord]:
     """
     records = []
     for name in list_names(folder):
-        match = _NAME.match(name)
-        if match is None:
+        numbers = identity_and_camera(name)
+        if numbers is None:
             raise UserError(
                 f"{os.path.join(folder, name)}: the name is not of the form <id>_c<camera>_<image>; "
                 "move the file elsewhere or rename it"
             )
-        records.append(ImageRecord(os.path.join(folder, name), int(match[1]), int(match[2])))
+        records.append(ImageRecord(os.path.join(folder, name), *numbers))
     if not records:
         raise UserError(f"{folder}: the folder holds no image; delete it and run the prepare script again")
     return records

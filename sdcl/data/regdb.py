@@ -8,7 +8,10 @@ import os
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, market_records, modality_folder, place_files
+from sdcl.data.tasks import Task, TestSet
 from sdcl.errors import UserError
 
 TRIALS = range(1, 11)
@@ -61,6 +64,18 @@ def test_records(data_dir: str | os.PathLike[str], modality: str, trial: int) ->
     Raises UserError for a missing or malformed list and for listed images that do not exist.
     """
     return list_records(data_dir, "test", modality, trial)
+
+
+def test_set(data_dir: str | os.PathLike[str], trial: int) -> TestSet:
+    """A trial's test: all of its test images of one modality against all of the other, in both directions.
+
+    Arguments and what is raised: as `test_records`.
+    """
+    images = {m: test_records(data_dir, m, trial) for m in MODALITIES}
+    visible, infrared = ((m, np.arange(len(images[m]))) for m in MODALITIES)
+    return TestSet(
+        images, [Task("visible_to_thermal", visible, [infrared]), Task("thermal_to_visible", infrared, [visible])]
+    )
 
 
 def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, trial: int) -> list[ImageRecord]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from sdcl.data.records import (
     DEMO_HINT,
     IMAGE_SUFFIXES,
@@ -16,9 +18,12 @@ from sdcl.data.records import (
     modality_folder,
     place_files,
 )
+from sdcl.data.tasks import Task, TestSet
 from sdcl.errors import UserError
+from sdcl.evaluation import sysu_gallery, sysu_query
 
 CAMERAS = {"visible": (1, 2, 4, 5), "infrared": (3, 6)}
+TRIALS = range(10)  # galleries of a test
 QUERIES_PER_IDENTITY = 4  # of each test identity and modality, in the same-modality diagnostic folders
 
 _ID = re.compile("[0-9]{1,4}")
@@ -57,6 +62,30 @@ def train_records(data_dir: str | os.PathLike[str], modality: str) -> list[Image
             f"({DEMO_HINT})"
         )
     return market_records(folder)
+
+
+def test_set(data_dir: str | os.PathLike[str]) -> TestSet:
+    """The cross-modality test on the raw folders: the modes `all_search` and `indoor_search`, each of ten galleries.
+
+    Raises UserError when folders or lists are missing or malformed.
+    """
+    try:
+        query = [ImageRecord(*q) for q in sysu_query(data_dir)]
+        picks = {
+            mode: [[ImageRecord(*g) for g in sysu_gallery(data_dir, mode, t)] for t in TRIALS]
+            for mode in ("all", "indoor")
+        }
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"the test set cannot be read: {error}") from error
+    # One image is often picked in several trials: each is embedded once.
+    visible = sorted({record for trials in picks.values() for gallery in trials for record in gallery})
+    row = {record: i for i, record in enumerate(visible)}
+    rows = ("infrared", np.arange(len(query)))
+    tasks = [
+        Task(f"{mode}_search", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
+        for mode, trials in picks.items()
+    ]
+    return TestSet({"visible": visible, "infrared": query}, tasks)
 
 
 def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from sdcl import distributed
 from sdcl.config import Config
-from sdcl.data import regdb, sysu
 from sdcl.data.readable import unreadable_images
 from sdcl.data.records import MODALITIES, ImageRecord
-from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
-from sdcl.data.verify import REGDB_PUBLISHED, SYSU_PUBLISHED, CheckReport, data_fingerprint, verify_regdb, verify_sysu
+from sdcl.data.sets import SETS
+from sdcl.data.synthetic import SyntheticConfig
+from sdcl.data.verify import CheckReport, data_fingerprint
 from sdcl.errors import UserError
 
 __all__ = ["TrainingSet", "load_training_set", "training_fingerprint"]
@@ -42,14 +42,7 @@ def load_training_set(config: Config, trial: int) -> TrainingSet:
     def check() -> CheckReport:  # on one process: the others find the files drawn
         if config.synthetic_seed is not None:
             _draw(config)
-        if config.dataset == "regdb":
-            return verify_regdb(
-                config.data_dir,
-                deep=False,
-                trials=[trial],
-                published=REGDB_PUBLISHED if config.published_counts else None,
-            )
-        return verify_sysu(config.data_dir, deep=False, published=SYSU_PUBLISHED if config.published_counts else None)
+        return SETS[config.dataset].check(config.data_dir, trial, config.published_counts)
 
     report = distributed.from_main(check)
     records = _records(config, trial)
@@ -65,12 +58,7 @@ def training_fingerprint(config: Config, trial: int) -> str:
 
 
 def _records(config: Config, trial: int) -> dict[str, list[ImageRecord]]:
-    return {
-        m: regdb.train_records(config.data_dir, m, trial)
-        if config.dataset == "regdb"
-        else sysu.train_records(config.data_dir, m)
-        for m in MODALITIES
-    }
+    return {m: SETS[config.dataset].training(config.data_dir, m, trial) for m in MODALITIES}
 
 
 def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
@@ -93,6 +81,12 @@ def _check_batches(records: dict[str, list[ImageRecord]], config: Config) -> Non
 
 
 def _draw(config: Config) -> None:
+    draw = SETS[config.dataset].draw
+    if draw is None:
+        raise UserError(
+            f"--synthetic-seed {config.synthetic_seed} draws people in the layouts of SYSU-MM01 and RegDB alone: leave "
+            "it away, or choose another preset"
+        )
     train, test = config.synthetic_identities
     people = SyntheticConfig(
         train_identities=train,
@@ -101,8 +95,4 @@ def _draw(config: Config) -> None:
         height=config.model.image_height,
         width=config.model.image_width,
     )
-    write, prepare = (
-        (write_regdb_layout, regdb.prepare) if config.dataset == "regdb" else (write_sysu_layout, sysu.prepare)
-    )
-    write(config.data_dir, people)
-    prepare(config.data_dir, progress=False)
+    draw(config.data_dir, people)

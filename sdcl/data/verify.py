@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from sdcl.data import regdb, sysu
+from sdcl.data import folder, regdb, sysu
 from sdcl.data.loading import open_image
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.errors import UserError
@@ -188,6 +188,27 @@ def verify_regdb(
     for modality in MODALITIES:
         wanted.setdefault(f"{modality} training images", counts[f"{modality} training images, raw"])
     return _report("RegDB", counts, published, wanted, REGDB_COST, paths if deep else [], progress)
+
+
+def verify_folder(data_dir: str | os.PathLike[str]) -> CheckReport:
+    """Count what `sdcl.data.folder` makes of the names in `data_dir`; there is nothing published to compare with.
+
+    Raises UserError as its functions do.
+    """
+    counts: dict[str, Count] = {}
+    training = {m: folder.train_records(data_dir, m) for m in MODALITIES}
+    for modality, records in training.items():
+        counts[f"{modality} training identities"] = len({record.identity for record in records})
+        counts[f"{modality} training images"] = len(records)
+        counts[f"{modality} cameras"] = " ".join(map(str, sorted({record.camera for record in records})))
+    test = folder.test_set(data_dir)
+    for task in test.tasks:
+        asked, found = (test.of(side)[0] for side in (task.query, task.galleries[0]))
+        mode = task.mode.replace("_", " ")
+        counts[f"{mode}, queries"] = len(asked)
+        counts[f"{mode}, gallery images"] = len(found)
+        counts[f"{mode}, identities in both"] = len({*asked.tolist()} & {*found.tolist()})
+    return _report("the data folder", counts, None, {}, "", [], progress=False)
 
 
 def find_unreadable(paths: Iterable[str], progress: bool = True) -> tuple[int, dict[str, str]]:

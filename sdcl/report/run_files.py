@@ -9,6 +9,7 @@ from typing import Any
 
 from sdcl.config import Config
 from sdcl.errors import UserError
+from sdcl.report.published import RESULTS
 
 __all__ = ["RunFiles", "read_run", "run_folders", "series"]
 
@@ -30,7 +31,8 @@ class RunFiles:
     @property
     def published(self) -> str | None:
         """The data set whose published curve this run compares with; None on data that are not the published ones."""
-        return None if self.config.synthetic_seed is not None else self.config.dataset
+        dataset = self.config.dataset
+        return dataset if dataset in RESULTS and self.config.synthetic_seed is None else None
 
     @property
     def stage2_epoch(self) -> int | None:

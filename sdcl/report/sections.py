@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sdcl.config import Config
-from sdcl.data import regdb, sysu
 from sdcl.data.loading import open_image
 from sdcl.data.records import MODALITIES
+from sdcl.data.sets import SETS
 from sdcl.embedding import retrieval_features
 from sdcl.models import Embeddings, SDCLModel
 from sdcl.report import figures, views
@@ -101,10 +101,11 @@ def _percent(row: dict[str, float], metric: str) -> str:
 
 def retrieval(test: TestSet, embeddings: dict[str, Embeddings], config: Config) -> Iterator[Section]:
     """Ranked lists of each mode and distances of pairs."""
-    features = {m: retrieval_features(e, config.dataset == "sysu", config.shallow) for m, e in embeddings.items()}
+    rules = SETS[config.dataset]
+    features = {m: retrieval_features(e, rules.each_level, config.shallow) for m, e in embeddings.items()}
     parts = []
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, config.dataset == "sysu")
+        ranking = views.rank_gallery(test, task, features, remove_same_place=rules.sysu_metrics)
         gallery = task.galleries[0][1]
         mean = 100 * ranking.average_precision.mean()
         found = f"{len(ranking.rows):,} queries, {len(gallery):,} gallery images, mAP {mean:.1f} %"
@@ -208,11 +209,7 @@ def augmentation(config: Config, trial: int) -> Section:
         "infrared": "six draws: one channel copied over all three, grey, or unchanged",
     }
     for modality in MODALITIES:
-        records = (
-            regdb.train_records(config.data_dir, modality, trial)
-            if config.dataset == "regdb"
-            else sysu.train_records(config.data_dir, modality)
-        )
+        records = SETS[config.dataset].training(config.data_dir, modality, trial)
         chosen = [records[i] for i in np.linspace(0, len(records) - 1, 4).round().astype(int)]
         rows = []
         for record, pictures in views.augmented_views(config, modality, chosen, draws=6):

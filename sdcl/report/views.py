@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from sdcl.config import Config
 from sdcl.data.loading import open_image
 from sdcl.data.records import ImageRecord
+from sdcl.data.tasks import Task, TestSet
 from sdcl.data.transforms import MEAN, STD, InfraredTransform, VisibleTransform, evaluation_transform
 from sdcl.evaluation import SAME_PLACE
 from sdcl.models import SDCLModel
-from sdcl.retrieval import Task, TestSet
 
 __all__ = [
     "Attention",

@@ -37,7 +37,8 @@ class Progress:
             f"{visible} visible and {infrared} infrared images "
             f"(fingerprint {data.fingerprint})"
         )
-        if config.published_counts and not data.report.ok:
+        own_data = not config.published_counts and config.synthetic_seed is None
+        if own_data or (config.published_counts and not data.report.ok):
             self.say(data.report.table())
         self.say(
             data.report.verdict
