@@ -18,6 +18,7 @@ from sdcl.clustering.features import as_features, full_precision, inner_products
 from sdcl.clustering.jaccard import distance_graph, distances, steps_for
 from sdcl.clustering.neighbors import exact_search, nearest_neighbors
 from sdcl.clustering.plain import plain_jaccard, plain_neighbors
+from sdcl.clustering.sparse_rows import SparseRows
 
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 
@@ -86,7 +87,7 @@ def modules(*names: tuple[str, str]) -> list:
 
 SEARCHES = [neighbors.search_torch, neighbors.search_faiss][: 1 + has("faiss")]
 SEARCHES += [module.search_tiles for module in modules(("search_tiles", "numba"))]
-STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"))
+STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"), ("steps_torch", "torch"))
 
 
 @pytest.mark.parametrize("k1, k2", SETTINGS)
@@ -124,11 +125,11 @@ def test_labels_are_those_of_scikit_learn_on_the_dense_matrix(name, k1, k2, eps,
 def test_every_search_ranks_by_similarity_then_index(name, k, search):
     x = torch.from_numpy(DATA[name])
     rank, similarity = neighbors.settle(x, k, search)
-    assert rank.dtype == np.int32 and similarity.dtype == np.float32
+    assert rank.dtype == torch.int32 and similarity.dtype == torch.float32
     np.testing.assert_array_equal(rank, plain_neighbors(DATA[name], k))
-    want = (x.double() @ x.double().T).gather(1, torch.from_numpy(rank).long())
-    np.testing.assert_allclose(similarity, want.numpy(), atol=1e-6)
-    assert (np.diff(similarity, axis=1) <= 0).all()
+    want = (x.double() @ x.double().T).gather(1, rank.long())
+    np.testing.assert_allclose(similarity, want, atol=1e-6)
+    assert (similarity.diff(dim=1) <= 0).all()
 
 
 def test_rows_whose_ties_exceed_the_search_are_searched_in_float64(monkeypatch):
@@ -170,19 +171,21 @@ def test_tiles_whose_products_exceed_the_error_bound_are_not_used(monkeypatch):
 
 def test_compiled_code_is_chosen_by_size_and_changes_nothing(monkeypatch):
     pytest.importorskip("numba")
-    found = {}
-    for least in (10**9, 1):
+    x = torch.from_numpy(DATA["copies"])
+    tiles = importlib.import_module("sdcl.clustering.search_tiles").search_tiles
+    labels = []
+    for least, compiled in ((10**9, False), (1, True)):
         monkeypatch.setattr(choice, "COMPILED_FROM", least)
-        used = exact_search(torch.from_numpy(DATA["copies"])).__name__, module_name(steps_for(400))
-        found[used] = cluster(DATA["copies"])
-    (_, slow), (names, fast) = found.items()
-    assert names == ("search_tiles", "steps_numba")
-    np.testing.assert_array_equal(fast, slow)
+        assert (exact_search(x) is tiles) == compiled
+        assert exact_search(x, slice(0, 399)) is not tiles  # a share of the rows gains nothing from the symmetry
+        assert module_name(steps_for(x)) == ("steps_numba" if compiled else "steps_scipy")
+        labels.append(cluster(x))
+    np.testing.assert_array_equal(*labels)
 
 
 def test_float64_search_orders_negative_and_zero_similarities():
     x = as_features(np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [-0.6, 0.8], [0.8, -0.6]], np.float32))
-    rank, similarity = neighbors.search_float64(x, np.arange(6), 6)
+    rank, similarity = neighbors.search_float64(x, torch.arange(6), 6)
     np.testing.assert_array_equal(rank[0], [0, 5, 1, 3, 4, 2])
     np.testing.assert_allclose(similarity[0], [1, 0.8, 0, 0, -0.6, -1], atol=1e-7)
 
@@ -190,11 +193,13 @@ def test_float64_search_orders_negative_and_zero_similarities():
 def test_inner_products_of_copies_are_equal_to_the_bit():
     x = torch.from_numpy(unit(np.random.default_rng(0).normal(size=(600, 1536))))
     x[1::2] = x[::2].clone()
-    i, j = np.arange(0, 600, 2), np.roll(np.arange(0, 600, 2), 7)
+    i, j = torch.arange(0, 600, 2), torch.arange(0, 600, 2).roll(7)
     first = inner_products(x, i, j)
-    np.testing.assert_array_equal(inner_products(x, i + 1, j), first)
-    np.testing.assert_array_equal(inner_products(x, j + 1, i + 1), first)
-    np.testing.assert_array_equal(first, (x[i].double() * x[j]).sum(1).float().numpy())
+    for products in [inner_products] + [steps.inner_products for steps in STEPS]:
+        assert torch.equal(products(x, i, j), first)
+        assert torch.equal(products(x, i + 1, j), first)
+        assert torch.equal(products(x, j + 1, i + 1), first)
+    assert torch.equal(first, (x[i].double() * x[j]).sum(1).float())
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.6, 0.999, 1.0, 7.0])
@@ -217,7 +222,7 @@ def test_zeros_are_stored_on_and_off_the_diagonal(steps, limit):
     weights = np.zeros((5, 5), np.float32)
     weights[:2, :2] = 0.5
     weights[2, 2:4] = weights[3, 3:] = 0.5
-    got = distance_graph(sparse.csr_array(weights), limit, steps)
+    got = distance_graph(SparseRows.from_scipy(sparse.csr_array(weights)), limit, steps)
     assert got.indptr.tolist() == ([0, 2, 4, 6, 8, 8] if limit is None else [0, 2, 4, 5, 6, 6])
     entries = got.tocoo()
     zero = {(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)}
@@ -291,7 +296,7 @@ def test_approximate_search_fills_its_lists_and_mostly_agrees():
     pytest.importorskip("faiss")
     x = identities(2000, dim=16)
     rank, similarity = nearest_neighbors(torch.from_numpy(x), 30, "ivf")
-    assert rank.min() >= 0 and (np.diff(similarity, axis=1) <= 0).all()
+    assert rank.min() >= 0 and (similarity.diff(dim=1) <= 0).all()
     exact = plain_neighbors(x, 30)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, rank, strict=True)])
     assert recall > 0.9
@@ -303,8 +308,8 @@ def test_unfilled_lists_of_the_approximate_search_are_searched_exactly():
 
     def search(features, k):
         rank, similarity = neighbors.search_torch(features, k)
-        rank[7, 3:], similarity[7, 3:] = -1, np.finfo(np.float32).min
-        rank[9, 0:], similarity[9, 0:] = -1, np.finfo(np.float32).min
+        rank[7, 3:], similarity[7, 3:] = -1, torch.finfo(torch.float32).min
+        rank[9, 0:], similarity[9, 0:] = -1, torch.finfo(torch.float32).min
         return rank, similarity
 
     rank, _ = neighbors.settle(x, 30, search)
@@ -340,11 +345,11 @@ def test_bad_settings_are_refused(name, value):
 def test_steps_agree(steps):
     for x in DATA.values():
         features = torch.from_numpy(x)
-        rank, similarity = nearest_neighbors(features, 20)
+        near = nearest_neighbors(features, 20)
         for k2 in (1, 6):
             for limit in (None, 0.6):
-                want = distances(features, rank, similarity, 20, k2, limit, steps_scipy)
-                got = distances(features, rank, similarity, 20, k2, limit, steps)
+                want = distances(features, near, 20, k2, limit, steps_scipy)
+                got = distances(features, near, 20, k2, limit, steps)
                 np.testing.assert_array_equal(got.indptr, want.indptr)
                 np.testing.assert_array_equal(got.indices, want.indices)
                 np.testing.assert_allclose(got.data, want.data, atol=1e-6)

@@ -1,15 +1,15 @@
 """Pseudo-labels: DBSCAN on the k-reciprocal Jaccard distance, exact, and linear in the number of rows.
 
-Nothing N x N is ever formed. Three stages, each with more than one way to the same result:
+Nothing N x N is ever formed. Three stages, the first two with more than one way to the same result:
 
 - `neighbors`: the k1 nearest rows of every row, by faiss, by torch or by `search_tiles` (compiled);
-- `jaccard`: sparse weights of their k-reciprocal neighbours and the distances that are below 1, with compiled steps
-  (`steps_numba`) or plain SciPy (`steps_scipy`);
+- `jaccard`: sparse weights of their k-reciprocal neighbours and the distances that are below 1, in steps that are
+  plain SciPy (`steps_scipy`), compiled (`steps_numba`) or torch (`steps_torch`);
 - `dbscan`: labels from the graph of the pairs within eps.
 
-Features on a GPU are searched there, by torch, and the inner products that are still missing are formed there; the
-sparse part, whose size is some 60 numbers a row, is done on the CPU. Compiled code is used from some thousand rows on,
-where it repays its loading, if numba is installed.
+Features on a GPU stay there until the pairs within eps are known, a dozen a row, which the CPU makes labels of; both
+stages before it run in torch. On the CPU, compiled code is used from some thousand rows on, where it repays its
+loading, if numba is installed.
 
 `plain` holds the dense definition that all of it is tested and timed against.
 """
@@ -21,9 +21,9 @@ from scipy import sparse
 from .dbscan import dbscan_labels
 from .features import as_features
 from .jaccard import distances, steps_for
-from .neighbors import nearest_neighbors
+from .neighbors import Neighbors, nearest_neighbors
 
-__all__ = ["cluster", "jaccard_distance"]
+__all__ = ["cluster", "jaccard_distance", "nearest_neighbors"]
 
 
 def jaccard_distance(
@@ -33,13 +33,16 @@ def jaccard_distance(
     *,
     max_distance: float | None = None,
     knn: str = "exact",
+    neighbors: Neighbors | None = None,
 ) -> sparse.csr_array:
     """k-reciprocal Jaccard distance of every pair of rows (Zhong et al., CVPR 2017; method page, section 3).
 
-    features: [N, d] rows of unit length, used as they are; torch (the neighbour search runs on their device) or numpy.
+    features: [N, d] rows of unit length, used as they are; torch (all but the result is on their device) or numpy.
     k1: neighbours that are looked at, the row itself included, clamped to N. k2: rows averaged in the query
     expansion; 1 turns it off. max_distance: store only distances up to this, which is several times faster.
     knn: "exact", or "ivf" for an approximate search on CPU with faiss (for sets too large for the exact one).
+    neighbors: `nearest_neighbors(features, k1, knn)` where it is known already, e.g. from several processes that each
+    searched a share of the rows; found here without it.
 
     Neighbours of equal similarity rank by index; so copies of a row are in no special place, and a row with k1 copies
     before it is not among its own neighbours.
@@ -52,8 +55,12 @@ def jaccard_distance(
     if max_distance is not None and not max_distance >= 0:
         raise ValueError(f"max_distance must be at least 0, not {max_distance}")
     features = as_features(features)
-    rank, similarity = nearest_neighbors(features, k1, knn)
-    return distances(features, rank, similarity, k1, k2, max_distance, steps_for(len(features)))
+    if neighbors is None:
+        neighbors = nearest_neighbors(features, k1, knn)
+    want = (len(features), min(k1, len(features)))
+    if any(x.shape != want for x in neighbors):
+        raise ValueError(f"neighbors must be two tensors {list(want)}, not {[list(x.shape) for x in neighbors]}")
+    return distances(features, neighbors, k1, k2, max_distance, steps_for(features))
 
 
 def cluster(
@@ -64,6 +71,7 @@ def cluster(
     k2: int = 6,
     *,
     knn: str = "exact",
+    neighbors: Neighbors | None = None,
 ) -> np.ndarray:
     """Pseudo-labels: DBSCAN on `jaccard_distance(features, k1, k2)`.
 
@@ -76,7 +84,8 @@ def cluster(
     _check_settings(min_samples=min_samples)
     if not 0 < eps < 1:
         raise ValueError(f"eps must lie between 0 and 1 (every distance is at most 1), not {eps}")
-    return dbscan_labels(jaccard_distance(features, k1, k2, max_distance=eps, knn=knn), min_samples)
+    graph = jaccard_distance(features, k1, k2, max_distance=eps, knn=knn, neighbors=neighbors)
+    return dbscan_labels(graph, min_samples)
 
 
 def _check_settings(**settings: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .threads import in_blocks
 
@@ -15,7 +16,7 @@ NORM_TOLERANCE = 1e-3
 PRODUCT_ERROR = 1e-5
 
 
-def as_features(features: torch.Tensor | np.ndarray) -> torch.Tensor:
+def as_features(features: Tensor | np.ndarray) -> Tensor:
     """Checked features [N, d] as a contiguous float32 tensor on their own device.
 
     Raises ValueError when they are no floating-point matrix with at least one row, or a row is not finite or its
@@ -40,27 +41,30 @@ def as_features(features: torch.Tensor | np.ndarray) -> torch.Tensor:
     return features
 
 
-def inner_products(features: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def inner_products(features: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """features[i] · features[j] for index pairs [P]: float32 [P], the float64 sum rounded once.
 
     Matrix products round differently from one library, block size or thread count to another. These do not, so exact
     copies of a row tie exactly and every search agrees on near-ties.
     """
-    out = np.empty(len(i), np.float32)
     if features.is_cuda:
-        for p in range(0, len(i), 1 << 13):
-            a, b = (torch.from_numpy(rows[p : p + (1 << 13)]).long().to(features.device) for rows in (i, j))
-            out[p : p + (1 << 13)] = (features[a].double() * features[b]).sum(1).float().cpu().numpy()
-        return out
-    x = features.numpy()
+        return inner_products_by_torch(features, i, j)
+    out = torch.empty(len(i))
+    x, rows_i, rows_j, products = features.numpy(), i.numpy(), j.numpy(), out.numpy()
 
     def block(start: int, stop: int) -> None:
         for p in range(start, stop, 128):  # few rows at a time stay in cache
             part = slice(p, min(p + 128, stop))
-            out[part] = np.einsum("pd,pd->p", x[i[part]], x[j[part]], dtype=np.float64)
+            products[part] = np.einsum("pd,pd->p", x[rows_i[part]], x[rows_j[part]], dtype=np.float64)
 
     in_blocks(block, len(i), 1 << 12)
     return out
+
+
+def inner_products_by_torch(features: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """`inner_products` on any device."""
+    pairs = zip(i.long().split(1 << 14), j.long().split(1 << 14), strict=True)
+    return torch.cat([(features[a].double() * features[b]).sum(1).float() for a, b in pairs])
 
 
 @contextmanager

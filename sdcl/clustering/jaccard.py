@@ -1,4 +1,4 @@
-"""k-reciprocal Jaccard distance from nearest neighbours, all of it sparse.
+"""k-reciprocal Jaccard distance from nearest neighbours, all of it sparse and on the features' device.
 
 Zhong et al., CVPR 2017; method page, section 3.
 """
@@ -8,13 +8,21 @@ from types import ModuleType
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from .choice import worth_compiling
+from .neighbors import Neighbors
+from .sparse_rows import SparseRows
 
 
-def steps_for(n: int) -> ModuleType:
-    """The module with the sparse steps for n rows: compiled, when that is worth while. Their results are the same."""
-    if worth_compiling(n):
+def steps_for(features: Tensor) -> ModuleType:
+    """The module with the sparse steps for these features: torch on a GPU, compiled ones on the CPU when that is worth
+    while, or SciPy. Their results are the same."""
+    if features.is_cuda:
+        from . import steps_torch
+
+        return steps_torch
+    if worth_compiling(len(features)):
         from . import steps_numba
 
         return steps_numba
@@ -24,65 +32,57 @@ def steps_for(n: int) -> ModuleType:
 
 
 def distances(
-    features: torch.Tensor,
-    rank: np.ndarray,
-    similarity: np.ndarray,
-    k1: int,
-    k2: int,
-    max_distance: float | None,
-    steps: ModuleType,
+    features: Tensor, neighbors: Neighbors, k1: int, k2: int, max_distance: float | None, steps: ModuleType
 ) -> sparse.csr_array:
     """The distances below 1, or those up to `max_distance`: float32 [N, N], symmetric.
 
-    rank, similarity: [N, min(k1, N)] from `nearest_neighbors`; steps: the module `steps_scipy` or one like it.
+    neighbors: of `nearest_neighbors(features, k1)`; steps: the module `steps_scipy` or one like it.
     """
-    weights = neighbor_weights(features, rank, similarity, k1, k2, steps)
-    return distance_graph(weights, max_distance, steps)
+    return distance_graph(neighbor_weights(features, neighbors, k1, k2, steps), max_distance, steps)
 
 
-def neighbor_weights(
-    features: torch.Tensor, rank: np.ndarray, similarity: np.ndarray, k1: int, k2: int, steps: ModuleType
-) -> sparse.csr_array:
+def neighbor_weights(features: Tensor, neighbors: Neighbors, k1: int, k2: int, steps: ModuleType) -> SparseRows:
     """V: row i holds the softmax weights of i's expanded k-reciprocal neighbours, averaged over its k2 nearest rows."""
-    n, k = rank.shape
-    half = min(round(k1 / 2) + 1, k)  # round() takes halves to the even number
-    indptr, indices = steps.expand(rank, half)
-    pattern = sparse.csr_array((np.ones(len(indices), np.int64), indices, indptr), (n, n))
-    values = _similarities(features, rank, similarity, pattern, steps)
-    weights = sparse.csr_array((np.exp(2 * values - 2), indices, indptr), (n, n))  # in [-4, 0]: no shift is needed
-    weights.data /= np.repeat(weights @ np.ones(n), np.diff(indptr))  # summed in float64
-    return weights if k2 == 1 else steps.average(weights, rank[:, :k2])
+    rank, similarity = neighbors
+    half = min(round(k1 / 2) + 1, rank.shape[1])  # round() takes halves to the even number
+    pattern = steps.expand(rank, half)
+    rows = pattern.rows
+    similarities = _similarities(features, rank, similarity, rows, pattern.indices, steps)
+    # Formed in float64 and rounded once, so that a GPU's exponential is the CPU's; in [e^-4, 1]: no shift is needed.
+    e = torch.exp((2 * similarities - 2).double()).float().double()
+    # Their sums are whole multiples of 2^-29, so exact, in whichever order a GPU's threads add.
+    sums = torch.zeros(len(rank), dtype=torch.float64, device=e.device).index_add_(0, rows, e)
+    weights = pattern._replace(values=(e / sums[rows]).float())
+    return weights if k2 == 1 else steps.average(weights, rank[:, :k2].contiguous())
 
 
 def _similarities(
-    features: torch.Tensor, rank: np.ndarray, similarity: np.ndarray, pattern: sparse.csr_array, steps: ModuleType
-) -> np.ndarray:
-    """Similarity of each entry of `pattern`: five of six stand in the neighbour lists, the others are computed."""
-    n, k = rank.shape
-    order = np.argsort(rank, axis=1)
-    places = 1 + np.arange(n)[:, None] * k + order  # where in the lists, from 1 so that 0 can mean "not there"
-    columns = np.take_along_axis(rank, order, 1).ravel()
-    listed = sparse.csr_array((places.ravel(), columns, np.arange(n + 1) * k), (n, n))
-    place = (pattern + pattern.multiply(listed)).tocsr().data - 1  # pattern holds ones: the sum keeps all its entries
-    values = similarity.ravel()[place - 1]
-    missing = np.flatnonzero(place == 0)
-    row = np.repeat(np.arange(n), np.diff(pattern.indptr))[missing]
-    values[missing] = steps.inner_products(features, row, pattern.indices[missing])
+    features: Tensor, rank: Tensor, similarity: Tensor, rows: Tensor, columns: Tensor, steps: ModuleType
+) -> Tensor:
+    """Similarities of the pairs (rows, columns): five of six stand in the neighbour lists, the others are computed."""
+    n = len(rank)
+    listed, order = torch.sort(rank.long(), dim=1)
+    keys = (torch.arange(n, device=rank.device)[:, None] * n + listed).flatten()
+    wanted = rows * n + columns
+    at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    values = similarity.gather(1, order).flatten()[at]
+    missing = torch.nonzero(keys[at] != wanted)[:, 0]
+    values[missing] = steps.inner_products(features, rows[missing], columns[missing])
     return values
 
 
-def distance_graph(weights: sparse.csr_array, max_distance: float | None, steps: ModuleType) -> sparse.csr_array:
+def distance_graph(weights: SparseRows, max_distance: float | None, steps: ModuleType) -> sparse.csr_array:
     """1 - m/(2 - m), at least 0, for m(i, j) = Σ_c min(V[i, c], V[j, c]), where it is < 1 and <= max_distance.
 
     Distances and `max_distance` are compared as float32, as a dense float32 matrix compares with a Python number.
     """
-    one, two = np.float32(1), np.float32(2)
-    limit = one if max_distance is None else np.float32(min(max_distance, 1))
-    i, j, m = steps.overlapping_pairs(weights, 2 * (1 - float(limit)) / (2 - float(limit)))
-    distance = np.maximum(one - m / (two - m), np.float32(0))
-    keep = (distance <= limit) & (distance < one)
-    i, j, distance = i[keep], j[keep], distance[keep]
+    n = len(weights.indptr) - 1
+    limit = 1.0 if max_distance is None else float(np.float32(min(max_distance, 1)))
+    i, j, m = steps.overlapping_pairs(weights, 2 * (1 - limit) / (2 - limit))
+    distance = (1 - m / (2 - m)).clamp_(min=0)
+    keep = (distance <= limit) & (distance < 1)
+    i, j, distance = (x[keep].cpu().numpy() for x in (i, j, distance))
     off = i != j
     # Built from index arrays, which keeps zeros as entries; a sum of sparse matrices would lose them.
     pairs = (np.concatenate([i, j[off]]), np.concatenate([j, i[off]]))
-    return sparse.csr_array((np.concatenate([distance, distance[off]]), pairs), weights.shape)
+    return sparse.csr_array((np.concatenate([distance, distance[off]]), pairs), (n, n))

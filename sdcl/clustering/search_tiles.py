@@ -55,11 +55,12 @@ def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
             if left > top:
                 in_blocks(lambda a, b: _offer_columns(tile, top, left, a, b, *state), shape[1], share)  # noqa: B023
     x = features.numpy()
-    rank, similarity = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    worst = max(in_blocks(lambda a, b: _decide(x, ids, values, held, least, slack, a, b, rank, similarity), n, 1024))
+    rank, similarity = torch.empty(n, k, dtype=torch.int32), torch.empty(n, k)
+    found = rank.numpy(), similarity.numpy()
+    worst = max(in_blocks(lambda a, b: _decide(x, ids, values, held, least, slack, a, b, *found), n, 1024))
     if worst > error:  # this processor's products are worse than they ought to be: nothing found with them is certain
         return search_torch(features, k)
-    given_up = np.flatnonzero(held == 0)
+    given_up = torch.from_numpy(np.flatnonzero(held == 0))
     if len(given_up):
         rank[given_up], similarity[given_up] = search_torch(features, k, given_up)
     return rank, similarity

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numba import njit
 from scipy import sparse
+from torch import Tensor
 
-from . import features as plain
+from .sparse_rows import SparseRows
 from .threads import in_blocks
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
@@ -23,44 +24,42 @@ compiled = njit(cache=True, nogil=True)
 compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 
 
-def expand(rank: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+def expand(rank: Tensor, half: int) -> SparseRows:
     """As `steps_scipy.expand`."""
     n, k = rank.shape
-    rank = np.ascontiguousarray(rank)
-    reach = np.empty_like(rank)
-    in_blocks(lambda start, stop: _reach(rank, start, stop, reach), n, BLOCK_ROWS)
+    lists = rank.numpy()
+    reach = np.empty_like(lists)
+    in_blocks(lambda start, stop: _reach(lists, start, stop, reach), n, BLOCK_ROWS)
     most = min(n, k + k * half)  # neighbours of one row
 
     def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         sizes, indices = np.empty(stop - start, np.int64), np.empty((stop - start) * most, np.int32)
-        used = _expand(rank, reach, half, start, stop, np.zeros(n, np.int64), sizes, indices)
+        used = _expand(lists, reach, half, start, stop, np.zeros(n, np.int64), sizes, indices)
         return sizes, indices[:used].copy()
 
     sizes, indices = _joined(in_blocks(block, n, BLOCK_ROWS))
-    expanded = _sorted(sizes, indices, np.ones(len(indices), bool))
-    return expanded.indptr, expanded.indices
+    return _sorted(sizes, indices, np.ones(len(indices), np.float32))
 
 
-def average(weights: sparse.csr_array, rank: np.ndarray) -> sparse.csr_array:
+def average(weights: SparseRows, rank: Tensor) -> SparseRows:
     """As `steps_scipy.average`."""
-    n = len(rank)
-    rank = np.ascontiguousarray(rank)
-    indptr, indices, data = _arrays(weights)
+    n, lists = len(rank), rank.numpy()
+    indptr, indices, data = weights.to_arrays()
     sizes_before = np.diff(indptr)
 
     def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        room = int(sizes_before[rank[start:stop]].sum())
+        room = int(sizes_before[lists[start:stop]].sum())
         sizes, columns, values = np.empty(stop - start, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)
-        used = _average(rank, indptr, indices, data, start, stop, np.zeros(n, np.float32), sizes, columns, values)
+        used = _average(lists, indptr, indices, data, start, stop, np.zeros(n, np.float32), sizes, columns, values)
         return sizes, columns[:used].copy(), values[:used].copy()
 
     return _sorted(*_joined(in_blocks(block, n, BLOCK_ROWS)))
 
 
-def overlapping_pairs(weights: sparse.csr_array, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """As `steps_scipy.overlapping_pairs`."""
-    n = weights.shape[0]
-    indptr, indices, data = _arrays(weights)
+    indptr, indices, data = weights.to_arrays()
+    n = len(indptr) - 1
     columns = sparse.csr_array((np.arange(len(data)), indices, indptr), (n, n)).tocsc()
     place = np.empty(len(data), np.int64)  # where each entry stands in its column
     place[columns.data] = np.arange(len(data))
@@ -78,32 +77,27 @@ def overlapping_pairs(weights: sparse.csr_array, least: float) -> tuple[np.ndarr
             parts.append(tuple(array[:used].copy() for array in found))
         return _joined(parts)
 
-    return _joined(in_blocks(block, n, BLOCK_ROWS))
+    i, j, m = (torch.from_numpy(array) for array in _joined(in_blocks(block, n, BLOCK_ROWS)))
+    return i, j, m
 
 
-def inner_products(x: torch.Tensor, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+def inner_products(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """As `features.inner_products`."""
-    if x.is_cuda:
-        return plain.inner_products(x, i, j)
-    rows, i, j, out = x.numpy(), i.astype(np.int64), j.astype(np.int64), np.empty(len(i), np.float32)
-    in_blocks(lambda start, stop: _dots(rows, i[start:stop], j[start:stop], out[start:stop]), len(i), 1 << 12)
+    out = torch.empty(len(i))
+    rows, a, b, products = x.numpy(), i.long().numpy(), j.long().numpy(), out.numpy()
+    in_blocks(lambda start, stop: _dots(rows, a[start:stop], b[start:stop], products[start:stop]), len(i), 1 << 12)
     return out
-
-
-def _arrays(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row pointers, columns, values, in the types that the kernels are compiled for."""
-    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
 
 
 def _joined(parts: list) -> tuple:
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def _sorted(sizes: np.ndarray, columns: np.ndarray, values: np.ndarray) -> sparse.csr_array:
-    """CSR matrix from rows of unsorted columns; transposing twice sorts in linear time."""
+def _sorted(sizes: np.ndarray, columns: np.ndarray, values: np.ndarray) -> SparseRows:
+    """The matrix from rows of unsorted columns; transposing twice sorts in linear time."""
     n = len(sizes)
     matrix = sparse.csr_array((values, columns, np.concatenate([[0], np.cumsum(sizes)])), (n, n))
-    return matrix.tocsc().tocsr()
+    return SparseRows.from_scipy(matrix.tocsc().tocsr())
 
 
 @compiled

@@ -1,34 +1,35 @@
 """The steps after the neighbour search with NumPy and SciPy alone. `steps_numba` has the same functions, compiled."""
 
 import numpy as np
+import torch
 from scipy import sparse
+from torch import Tensor
 
 from .features import inner_products
+from .sparse_rows import SparseRows
 from .threads import in_ranges
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
-# Rows i int32 [P], rows j int32 [P] and their overlaps m(i, j) float32 [P].
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Products that one sparse matrix product may form: bounds the memory of an intermediate result.
 BLOCK_WORK = 1 << 23
 # Pairs whose overlap is summed at a time.
 BLOCK_PAIRS = 1 << 14
 
 
-def expand(rank: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
-    """Expanded k-reciprocal neighbours R* of every row, as (indptr, indices) of a CSR matrix with sorted rows.
+def expand(rank: Tensor, half: int) -> SparseRows:
+    """Expanded k-reciprocal neighbours R* of every row, as the columns of a matrix whose values mean nothing.
 
     rank: int32 [N, k]; half: how many columns of it R_half looks at.
     """
-    full, halves = _mutual(rank, rank.shape[1]), _mutual(rank, half)
+    full, halves = _mutual(rank.numpy(), rank.shape[1]), _mutual(rank.numpy(), half)
     hits = (full @ halves).multiply(full).tocsr()  # |R_half(c) ∩ R(i)|, for c in R(i); `halves` is symmetric
     sizes = np.diff(halves.indptr)
     hits.data = (3 * hits.data > 2 * sizes[hits.indices]).astype(hits.dtype)
     hits.eliminate_zeros()
     expanded = (full + hits @ halves).tocsr()
     expanded.sort_indices()
-    return expanded.indptr, expanded.indices
+    return SparseRows.from_scipy(expanded)
 
 
 def _mutual(rank: np.ndarray, length: int) -> sparse.csr_array:
@@ -39,36 +40,39 @@ def _mutual(rank: np.ndarray, length: int) -> sparse.csr_array:
     return listed.multiply(listed.T.tocsr()).tocsr()
 
 
-def average(weights: sparse.csr_array, rank: np.ndarray) -> sparse.csr_array:
+def average(weights: SparseRows, rank: Tensor) -> SparseRows:
     """Mean of the weight rows rank[i] for every i: the query expansion. rank: int32 [N, k2]."""
     n, k = rank.shape
     # the columns stay in the order of rank, so the sums are formed in that order
-    pick = sparse.csr_array((np.ones(n * k, np.float32), rank.ravel(), np.arange(n + 1) * k), (n, n))
-    mean = pick @ weights
+    pick = sparse.csr_array((np.ones(n * k, np.float32), rank.numpy().ravel(), np.arange(n + 1) * k), (n, n))
+    mean = pick @ weights.to_scipy()
     mean.data /= np.float32(k)
     mean.sort_indices()
-    return mean
+    return SparseRows.from_scipy(mean)
 
 
-def overlapping_pairs(weights: sparse.csr_array, least: float) -> Pairs:
-    """Pairs i <= j with m(i, j) = Σ_c min(V[i, c], V[j, c]) of about `least` or more: (i, j, m), m > 0.
+def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs i <= j with m(i, j) = Σ_c min(V[i, c], V[j, c]) of about `least` or more: whole numbers i and j [P] and
+    m float32 [P] > 0.
 
     No pair with m >= least is missed; some below it may be listed. Since min(a, b) <= sqrt(a·b), the product of the
     square roots bounds m from above, and closely: about 1.5 candidates per pair.
     """
-    root, left_out = _square_roots(weights, least)
+    matrix = weights.to_scipy()
+    root, left_out = _square_roots(matrix, least)
     most_left_out = left_out.max()
     margin = 1e-4  # far above float32 rounding
 
-    def block(start: int, stop: int) -> Pairs:
+    def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         bound = (root[start:stop] @ root[start:].T).tocoo()  # rows above `start` have met these already
         keep = np.flatnonzero(bound.data >= least - margin - 2 * most_left_out)  # leaves few for the exact comparison
         i, j = bound.row[keep] + start, bound.col[keep] + start
         keep = (bound.data[keep] + left_out[i] + left_out[j] >= least - margin) & (i <= j)
         i, j = i[keep], j[keep]
-        return i, j, _overlaps(weights, i, j)
+        return i, j, _overlaps(matrix, i, j)
 
-    i, j, m = (np.concatenate(parts) for parts in zip(*in_ranges(block, _blocks(root)), strict=True))
+    parts = zip(*in_ranges(block, _blocks(root)), strict=True)
+    i, j, m = (torch.from_numpy(np.concatenate(arrays)) for arrays in parts)
     return i, j, m
 
 
