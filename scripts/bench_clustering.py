@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl.clustering import neighbors  # noqa: E402
 from sdcl.clustering.choice import has  # noqa: E402
 from sdcl.clustering.dbscan import dbscan_labels  # noqa: E402
-from sdcl.clustering.jaccard import distance_graph, neighbor_weights  # noqa: E402
+from sdcl.clustering.jaccard import distances  # noqa: E402
 from sdcl.clustering.plain import plain_jaccard  # noqa: E402
 
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
@@ -37,7 +37,8 @@ WAYS = {
     "scipy": "float32 search, SciPy steps: what runs without numba",
     "numba": "float32 search, compiled steps",
     "fast": "search by tiles, compiled steps: what runs with numba",
-    "cuda": "torch search on the GPU, compiled steps",
+    "torch": "float32 search, torch steps on the CPU: a test of what runs on a GPU, not meant for use",
+    "cuda": "torch search, torch steps on the GPU; DBSCAN on the CPU: what runs with features there",
 }
 
 
@@ -65,7 +66,7 @@ def run_plain(x: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     clock = [perf_counter()]
     rank, _ = FLOAT_SEARCH(torch.from_numpy(x), min(K1, len(x)))
     clock.append(perf_counter())
-    distance = plain_jaccard(x, rank, K1, K2)
+    distance = plain_jaccard(x, rank.numpy(), K1, K2)
     clock.append(perf_counter())
     labels = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed", n_jobs=-1).fit(distance).labels_
     clock.append(perf_counter())
@@ -75,21 +76,24 @@ def run_plain(x: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
 def run_sparse(x: np.ndarray, way: str) -> tuple[np.ndarray, dict[str, float]]:
     """Labels, and seconds by phase."""
     features = torch.from_numpy(x).to("cuda" if way == "cuda" else "cpu")
-    steps = import_module(f"sdcl.clustering.steps_{'scipy' if way == 'scipy' else 'numba'}")
-    search = FLOAT_SEARCH
-    if way == "cuda":
-        search = neighbors.search_torch
-        torch.cuda.synchronize()
+    kind = {"scipy": "scipy", "torch": "torch", "cuda": "torch"}.get(way, "numba")
+    steps = import_module(f"sdcl.clustering.steps_{kind}")
+    search = neighbors.search_torch if way == "cuda" else FLOAT_SEARCH
     if way == "fast":
         search = import_module("sdcl.clustering.search_tiles").search_tiles
-    clock = [perf_counter()]
-    rank, similarity = neighbors.settle(features, K1, search)
-    clock.append(perf_counter())
-    weights = neighbor_weights(features, rank, similarity, K1, K2, steps)
-    graph = distance_graph(weights, EPS, steps)
-    clock.append(perf_counter())
+
+    def now() -> float:
+        if way == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter()
+
+    clock = [now()]
+    near = neighbors.settle(features, K1, search)
+    clock.append(now())
+    graph = distances(features, near, K1, K2, EPS, steps)
+    clock.append(now())
     labels = dbscan_labels(graph, MIN_SAMPLES)
-    clock.append(perf_counter())
+    clock.append(now())
     return labels, {"search": clock[1] - clock[0], "distance": clock[2] - clock[1], "dbscan": clock[3] - clock[2]}
 
 
@@ -155,7 +159,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1536, help="columns: deep and shallow embedding")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain-up-to", type=int, default=6000, help="most rows for the plain form (N² memory)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if way not in missing])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if way not in missing | {"torch"}])
     args = parser.parse_args()
 
     settings = f"k1 {K1}, k2 {K2}, eps {EPS}, min_samples {MIN_SAMPLES}, width {args.width}"
