@@ -152,14 +152,13 @@ def totals(result: dict) -> tuple[float, float]:
 
 
 def main() -> None:
-    missing = set() if has("numba") else {"numba", "fast", "cuda"}
-    missing |= set() if torch.cuda.is_available() else {"cuda"}
+    usual = ["plain", "scipy", *(["numba", "fast"] if has("numba") else []), *["cuda"] * torch.cuda.is_available()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[3000, 6000, 11909, 22258])
     parser.add_argument("--width", type=int, default=1536, help="columns: deep and shallow embedding")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain-up-to", type=int, default=6000, help="most rows for the plain form (N² memory)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if way not in missing | {"torch"}])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=usual)
     args = parser.parse_args()
 
     settings = f"k1 {K1}, k2 {K2}, eps {EPS}, min_samples {MIN_SAMPLES}, width {args.width}"

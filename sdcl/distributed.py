@@ -84,10 +84,11 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def gather_uneven(x: Tensor, lengths: list[int]) -> Tensor:
-    """Rows of all processes, whose numbers of rows are `lengths`; no gradient."""
+def gather_shares(x: Tensor, n: int) -> Tensor:
+    """All n rows, of which each process has its share (`shares`) in x; no gradient."""
     if world() == 1:
         return x
+    lengths = [share.stop - share.start for share in shares(n)]
     padded = x.new_zeros(max(lengths), *x.shape[1:])
     padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in lengths]

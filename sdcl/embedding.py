@@ -50,8 +50,7 @@ def embed(
     """
     height, width = model.config.image_height, model.config.image_width
     device = model.cls_token.device
-    shares = distributed.shares(len(paths))
-    own = shares[distributed.rank()]
+    own = distributed.shares(len(paths))[distributed.rank()]
     transform = evaluation_transform(height, width, interpolation)
     loader = evaluation_loader(list(paths[own]), transform, batch_size, workers)
     was_training = model.training
@@ -69,8 +68,7 @@ def embed(
     finally:
         model.train(was_training)
     empty = [torch.empty(0, model.dim, dtype=torch.float32, device=device)]
-    lengths = [share.stop - share.start for share in shares]
-    return Embeddings(*(distributed.gather_uneven(torch.cat(x or empty), lengths) for x in (deep, shallow)))
+    return Embeddings(*(distributed.gather_shares(torch.cat(x or empty), len(paths)) for x in (deep, shallow)))
 
 
 def embed_records(

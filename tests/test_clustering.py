@@ -1,5 +1,6 @@
 """Clustering against the dense definition, in every combination of neighbour search and steps."""
 
+import functools
 import importlib
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from sdcl.clustering import choice, cluster, jaccard_distance, neighbors, steps_scipy
+from sdcl.clustering import choice, cluster, jaccard_distance, neighbors, steps_scipy, steps_torch
 from sdcl.clustering.choice import has
 from sdcl.clustering.dbscan import dbscan_labels
 from sdcl.clustering.features import as_features, full_precision, inner_products
@@ -72,6 +73,12 @@ DATA = {
 SETTINGS = [(30, 6), (15, 6), (20, 1), (7, 9), (1, 1), (2, 2)]  # k1, k2
 
 
+@functools.cache
+def definition(name: str, k1: int, k2: int) -> np.ndarray:
+    """Dense distances of a data set."""
+    return plain_jaccard(DATA[name], plain_neighbors(DATA[name], k1), k1, k2)
+
+
 def dense(distance: sparse.csr_array) -> np.ndarray:
     """The dense matrix that the stored entries stand for."""
     entries = distance.tocoo()
@@ -95,7 +102,7 @@ STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"), ("steps_torc
 def test_distances_are_those_of_the_definition(name, k1, k2):
     x = DATA[name]
     got = jaccard_distance(x, k1, k2)
-    want = plain_jaccard(x, plain_neighbors(x, k1), k1, k2)
+    want = definition(name, k1, k2)
     assert got.dtype == np.float32 and got.has_canonical_format
     np.testing.assert_allclose(dense(got), want, atol=1e-6)
     entries = got.tocoo()
@@ -112,7 +119,7 @@ def test_distances_are_those_of_the_definition(name, k1, k2):
 def test_labels_are_those_of_scikit_learn_on_the_dense_matrix(name, k1, k2, eps, min_samples):
     dbscan = pytest.importorskip("sklearn.cluster").DBSCAN
     x = DATA[name]
-    want = plain_jaccard(x, plain_neighbors(x, k1), k1, k2)
+    want = definition(name, k1, k2)
     labels = dbscan(eps=eps, min_samples=min_samples, metric="precomputed").fit(want).labels_
     got = cluster(x, eps, min_samples, k1, k2)
     assert got.dtype == np.int64
@@ -279,6 +286,24 @@ def test_torch_and_numpy_features_give_the_same_and_stay_untouched():
     np.testing.assert_array_equal(labels, cluster(frozen))
 
 
+def test_a_default_of_float64_changes_nothing():
+    features = torch.from_numpy(DATA["copies"])
+
+    def results():
+        near = [neighbors.settle(features, 15, search) for search in SEARCHES]
+        return [tensor for pair in near for tensor in pair] + [
+            torch.from_numpy(distances(features, near[0], 15, 6, None, steps).data) for steps in STEPS
+        ]
+
+    want = results()
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(got, want, strict=True))
+
+
 def test_reduced_matmul_precision_is_lifted_and_put_back():
     x = torch.from_numpy(identities(512, dim=256))
     exact = (x.double() @ x.double().T).float()
@@ -352,7 +377,73 @@ def test_steps_agree(steps):
                 got = distances(features, near, 20, k2, limit, steps)
                 np.testing.assert_array_equal(got.indptr, want.indptr)
                 np.testing.assert_array_equal(got.indices, want.indices)
-                np.testing.assert_allclose(got.data, want.data, atol=1e-6)
+                np.testing.assert_array_equal(got.data, want.data)
+
+
+@pytest.mark.parametrize("block", [20_000, None])
+@pytest.mark.parametrize("k1, k2", SETTINGS)
+@pytest.mark.parametrize("name", DATA)
+def test_torch_steps_in_blocks_give_the_labels_of_the_definition(name, k1, k2, block, monkeypatch):
+    """What runs on a GPU, here on the CPU: many small blocks, or all at once."""
+    dbscan = pytest.importorskip("sklearn.cluster").DBSCAN
+    if block is not None:
+        monkeypatch.setattr(steps_torch, "BLOCK", block)
+    features = torch.from_numpy(DATA[name])
+    near = neighbors.settle(features, k1, neighbors.search_torch)
+    want = definition(name, k1, k2)
+    np.testing.assert_allclose(dense(distances(features, near, k1, k2, None, steps_torch)), want, atol=1e-6)
+    for eps, min_samples in ((0.6, 4), (0.3, 4), (0.5, 2)):
+        got = dbscan_labels(distances(features, near, k1, k2, eps, steps_torch), min_samples)
+        labels = dbscan(eps=eps, min_samples=min_samples, metric="precomputed").fit(want).labels_
+        np.testing.assert_array_equal(got, labels)
+
+
+def test_sums_in_order_are_those_of_a_loop():
+    """float32 sums depend on the order: of these, 0 comes of no other one."""
+    keys = torch.tensor([2, 2, 2, 5, 7, 7, 7, 7])
+    values = torch.tensor([1e8, 1.0, -1e8, 4.0, 1e8, 1.0, -1e8, 1.0])
+    unique, sums = steps_torch._sums_in_order(keys, values)
+    assert unique.tolist() == [2, 5, 7] and sums.tolist() == [0.0, 4.0, 1.0]
+    unique, sums = steps_torch._sums_in_order(keys[:0], values[:0])
+    assert len(unique) == len(sums) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", DATA)
+def test_a_gpu_gives_the_same(name):
+    features = torch.from_numpy(DATA[name]).cuda()
+    assert steps_for(features) is steps_torch
+    for k1, k2 in SETTINGS:
+        rank, _ = nearest_neighbors(features, k1)
+        assert rank.is_cuda
+        np.testing.assert_array_equal(rank.cpu(), plain_neighbors(DATA[name], k1))
+        np.testing.assert_allclose(dense(jaccard_distance(features, k1, k2)), definition(name, k1, k2), atol=1e-6)
+        for eps, min_samples in ((0.6, 4), (0.3, 4), (0.5, 2)):
+            want = cluster(DATA[name], eps, min_samples, k1, k2)
+            np.testing.assert_array_equal(cluster(features, eps, min_samples, k1, k2), want)
+
+
+@pytest.mark.parametrize("knn", ["exact", "ivf"])
+def test_shares_of_the_rows_are_searched_as_the_whole(knn):
+    if knn == "ivf":
+        pytest.importorskip("faiss")
+    x = with_copies(1500, 20)
+    want = nearest_neighbors(x, 30, knn)
+    parts = [nearest_neighbors(x, 30, knn, rows) for rows in (slice(0, 700), slice(700, 700), slice(700, 1500))]
+    rank, similarity = (torch.cat(arrays) for arrays in zip(*parts, strict=True))
+    assert torch.equal(rank, want[0])
+    torch.testing.assert_close(similarity, want[1], rtol=0, atol=1e-6)
+    labels = cluster(x, knn=knn)
+    assert labels.max() > 10
+    np.testing.assert_array_equal(cluster(x, neighbors=(rank, similarity)), labels)
+
+
+def test_neighbors_of_another_number_are_refused():
+    near = nearest_neighbors(DATA["identities"], 30)
+    with pytest.raises(ValueError, match=r"\[400, 20\], not \[\[400, 30\], \[400, 30\]\]"):
+        cluster(DATA["identities"], k1=20, neighbors=near)
+    with pytest.raises(ValueError, match=r"\[300, 30\]"):
+        cluster(DATA["grid"], neighbors=near)
 
 
 @pytest.mark.skipif(not (GOLDEN / "G4_jaccard.npz").exists(), reason="no golden files; SDCL_GOLDEN names their folder")

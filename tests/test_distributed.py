@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,14 +23,17 @@ from tiny_sets import TINY_RUN
 from torch import nn
 from torch.func import functional_call
 
+import sdcl.training.labels
 import train_sdcl
 from sdcl import distributed
+from sdcl.clustering import nearest_neighbors
 from sdcl.config import PRESETS, ModelConfig
 from sdcl.data.records import ImageRecord
 from sdcl.embedding import embed
 from sdcl.errors import UserError
 from sdcl.models import Embeddings, build_model
-from sdcl.training import PseudoLabels, build_memories
+from sdcl.training import PseudoLabels, build_memories, make_labels
+from sdcl.training.labels import shared_search
 from sdcl.training.replicas import ReplicaForward
 from sdcl.training.seeds import seed_everything
 from sdcl.training.step import Batches, make_optimizer, train_epoch
@@ -114,6 +118,25 @@ def train(folder, stage, replicas=2, wrap=lambda forward: None, device="cpu"):
     }
 
 
+def labels(stage):
+    """Pseudo-labels of embeddings around eleven centres, and for how many rows this process searched."""
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(11, 24, generator=generator)
+    visible, infrared = (
+        Embeddings(*(centres[torch.arange(n) % 11] + 0.4 * torch.randn(n, 24, generator=generator) for _ in range(2)))
+        for n in (203, 130)
+    )
+    searched = []
+
+    def counted(features, k, knn, rows):
+        searched.append(rows.stop - rows.start)
+        return nearest_neighbors(features, k, knn, rows)
+
+    with mock.patch.object(sdcl.training.labels, "nearest_neighbors", counted):
+        made = make_labels(visible, infrared, CONFIG.at(EPOCHS[stage]), CONFIG)
+    return {"labels": (made.visible_clusters, made.infrared, made.visible), "searched": searched}
+
+
 CASES = {"stage 1": (1, 2), "stage 2": (2, 2), "4 replicas": (1, 4)}
 
 
@@ -130,6 +153,10 @@ def work(rank, folder, port):
     torch.set_num_threads(1)
     distributed.start()
     results = {name: train(folder, *case) for name, case in CASES.items()}
+    results["labels"] = [labels(stage) for stage in EPOCHS]
+    with pytest.raises(ValueError, match="not finite"):  # on both: none waits for the other
+        shared_search(torch.full((5, 3), torch.nan), 4, "exact")
+    results["one row"] = shared_search(torch.eye(1, 3), 4, "exact")
     # one image, two processes
     results["few"] = tuple(embed(build_small(), [images(folder)["visible"][0].path], "visible"))
     torch.save(results, folder / f"rank{rank}.pt")
@@ -207,6 +234,19 @@ def test_embeddings_are_shared_out_and_gathered_in_order(one, two, folder):
         want = embed(build_small(), [images(folder)["visible"][0].path], "visible")
         for got, level in zip(result["few"], want, strict=True):
             torch.testing.assert_close(got, level, rtol=1e-5, atol=1e-5)
+
+
+def test_processes_share_the_neighbour_search_and_have_the_labels_of_one(two):
+    for number, stage in enumerate(EPOCHS):
+        want = labels(stage)
+        assert want["searched"] == [203, 130] and want["labels"][0].max() >= 5
+        for result, rows in zip(two, ([102, 65], [101, 65]), strict=True):
+            assert result["labels"][number]["searched"] == rows
+            for got, one in zip(result["labels"][number]["labels"], want["labels"], strict=True):
+                assert torch.equal(got, one)
+    for result in two:  # a process with no row to search for
+        rank, similarity = result["one row"]
+        assert rank.tolist() == [[0]] and similarity.tolist() == [[1.0]]
 
 
 class ScatteredOnCpu(nn.Module):

@@ -1,5 +1,6 @@
 """Guards: what stops a run that cannot go well, what it says, and how a run trains on with its last good labels."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -11,13 +12,14 @@ import torch
 from tiny_training import in_process, settings
 
 import train_sdcl
+from sdcl.clustering import neighbors
 from sdcl.config import PRESETS, Config
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import UserError
 from sdcl.models import Embeddings
 from sdcl.training.guards import check_finite, check_labels, out_of_memory_explained
-from sdcl.training.labels import PseudoLabels
+from sdcl.training.labels import PseudoLabels, make_labels
 from sdcl.training.seeds import use_deterministic_kernels
 
 CONFIG = Config(dataset="sysu", data_dir=Path("d"), run_dir=Path("r"), identities=2, instances=4, min_samples=2, k1=5,
@@ -42,6 +44,20 @@ def problem(visible=GOOD, infrared=GOOD, associated=None, config=CONFIG) -> str 
 
 
 NONE = torch.full((ROWS,), -1)
+
+
+@pytest.mark.parametrize(("knn", "searches"), [("exact", 0), ("ivf", 1)])
+def test_the_approximate_search_is_used_where_asked_for(knn, searches, monkeypatch):
+    pytest.importorskip("faiss")
+    asked = []
+    search = neighbors.search_ivf
+    monkeypatch.setattr(neighbors, "search_ivf", lambda x, k, rows: asked.append(len(x)) or search(x, k, rows))
+    config = dataclasses.replace(CONFIG, knn=knn)
+    assert int(make_labels(embeddings(), embeddings(), STAGE1, config).visible.max()) == 3
+    assert asked == [ROWS, ROWS] * searches  # both modalities
+    assert "Rows by the distance" in str(problem(visible=NONE, config=config))
+    assert asked == [ROWS] * 3 * searches
+    assert CONFIG.differences(config) == ["--knn exact (was ivf)"] * searches
 
 
 @pytest.mark.parametrize(("changes", "message"), [

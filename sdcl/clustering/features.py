@@ -49,7 +49,7 @@ def inner_products(features: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """
     if features.is_cuda:
         return inner_products_by_torch(features, i, j)
-    out = torch.empty(len(i))
+    out = features.new_empty(len(i))
     x, rows_i, rows_j, products = features.numpy(), i.numpy(), j.numpy(), out.numpy()
 
     def block(start: int, stop: int) -> None:

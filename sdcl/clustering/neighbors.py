@@ -102,8 +102,7 @@ def search_faiss(features: Tensor, k: int, rows: slice = ALL) -> Neighbors:
 def search_torch(features: Tensor, k: int, rows: slice | Tensor = ALL) -> Neighbors:
     """Float32 search by matrix products in blocks of rows, on the device of the features."""
     queries = features[rows]
-    rank = torch.empty(len(queries), k, dtype=torch.int32, device=features.device)
-    similarity = torch.empty(len(queries), k, device=features.device)
+    rank, similarity = _empty(features, len(queries), k)
     step = _block_rows(features, len(features))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
@@ -114,8 +113,7 @@ def search_torch(features: Tensor, k: int, rows: slice | Tensor = ALL) -> Neighb
 def search_float64(features: Tensor, rows: Tensor, k: int) -> Neighbors:
     """Exact search for some rows, in float64: what the fast searches fall back to, e.g. for masses of copies."""
     n = len(features)
-    rank = torch.empty(len(rows), k, dtype=torch.int32, device=features.device)
-    similarity = torch.empty(len(rows), k, device=features.device)
+    rank, similarity = _empty(features, len(rows), k)
     step = max(1, _block_rows(features, n) // 4)
     columns = torch.arange(n - 1, -1, -1, device=features.device)
     for start in range(0, len(rows), step):
@@ -151,6 +149,10 @@ def search_ivf(features: Tensor, k: int, rows: slice = ALL) -> Neighbors:
     index.nprobe = IVF_PROBES
     similarity, rank = index.search(features[rows].numpy(), k)
     return torch.from_numpy(rank.astype(np.int32)), torch.from_numpy(similarity)
+
+
+def _empty(features: Tensor, rows: int, k: int) -> Neighbors:
+    return features.new_empty(rows, k, dtype=torch.int32), features.new_empty(rows, k)
 
 
 def _block_rows(features: Tensor, n: int) -> int:

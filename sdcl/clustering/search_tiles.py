@@ -39,7 +39,7 @@ def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
     held, least = np.zeros(n, np.int32), np.full(n, -np.inf, np.float32)
     slack = np.float32(2 * error)
     product = torch.empty(TILE * TILE, dtype=rounded.dtype)
-    widened = product if rounded.dtype == torch.float32 else torch.empty(TILE * TILE)
+    widened = product if rounded.dtype == torch.float32 else features.new_empty(TILE * TILE)
     for offset in range(0, n, TILE):  # diagonal by diagonal: every row soon has candidates to measure others by
         for top in range(0, n - offset, TILE):
             left = top + offset
@@ -55,7 +55,7 @@ def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
             if left > top:
                 in_blocks(lambda a, b: _offer_columns(tile, top, left, a, b, *state), shape[1], share)  # noqa: B023
     x = features.numpy()
-    rank, similarity = torch.empty(n, k, dtype=torch.int32), torch.empty(n, k)
+    rank, similarity = torch.empty(n, k, dtype=torch.int32), features.new_empty(n, k)
     found = rank.numpy(), similarity.numpy()
     worst = max(in_blocks(lambda a, b: _decide(x, ids, values, held, least, slack, a, b, *found), n, 1024))
     if worst > error:  # this processor's products are worse than they ought to be: nothing found with them is certain

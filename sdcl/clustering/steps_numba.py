@@ -83,7 +83,7 @@ def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor
 
 def inner_products(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """As `features.inner_products`."""
-    out = torch.empty(len(i))
+    out = x.new_empty(len(i))
     rows, a, b, products = x.numpy(), i.long().numpy(), j.long().numpy(), out.numpy()
     in_blocks(lambda start, stop: _dots(rows, a[start:stop], b[start:stop], products[start:stop]), len(i), 1 << 12)
     return out

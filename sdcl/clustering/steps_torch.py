@@ -19,7 +19,7 @@ from .sparse_rows import SparseRows
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
 # Numbers that an intermediate result holds, about; eight bytes each.
-BLOCK = 1 << 25
+BLOCK = 1 << 26
 
 
 def expand(rank: Tensor, half: int) -> SparseRows:
@@ -43,7 +43,7 @@ def expand(rank: Tensor, half: int) -> SparseRows:
         hits = size.new_zeros(b - a).index_add_(0, owner, known.long())
         parts.append(torch.unique(key[(3 * hits > 2 * size[a:b])[owner] & ~known]))
     keys = torch.unique(torch.cat(parts))
-    return _from_keys(keys, torch.ones(len(keys), device=keys.device), n)
+    return _from_keys(keys, torch.ones_like(keys, dtype=torch.float32), n)
 
 
 def average(weights: SparseRows, rank: Tensor) -> SparseRows:

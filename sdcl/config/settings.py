@@ -78,6 +78,9 @@ class Config:
     """The same for visible images from stage 2 on, whose clusters are purer by then (RegDB: 30, unchanged)."""
     k2: int = 6
     """Neighbours over which the weights of the Jaccard distance are averaged (local query expansion)."""
+    knn: Literal["exact", "ivf"] = "exact"
+    """Search for the k1 nearest: exact, or approximate by inverted lists (faiss, always on the CPU), for millions of
+    images without a GPU. With fewer it is slower than exact; either way it changes the result."""
     association_k: int = 20
     """CRA: nearest infrared rows that vote on a visible row's label (about the size of a cluster; RegDB: 10 images an
     identity)."""

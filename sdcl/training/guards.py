@@ -68,7 +68,7 @@ def check_labels(
 def distances(x: Embeddings, k1: int, config: Config) -> str:
     """How far the neighbour is that decides whether a row becomes a core row of a cluster: a histogram of all rows in
     ten bins. A good eps lies above the bulk of the rows that have such a neighbour."""
-    distance = jaccard_distance(clustering_features(x, config.shallow), k1, config.k2)
+    distance = jaccard_distance(clustering_features(x, config.shallow), k1, config.k2, knn=config.knn)
     rank = config.min_samples - 1  # the row itself is counted
     reach = np.ones(distance.shape[0])
     for row, (start, end) in enumerate(zip(distance.indptr[:-1], distance.indptr[1:], strict=True)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdcl import distributed
-from sdcl.clustering import cluster
+from sdcl.clustering import cluster, nearest_neighbors
 from sdcl.config import Config, EpochSettings
 from sdcl.cra import associate
 from sdcl.embedding import clustering_features
@@ -60,22 +60,32 @@ class PseudoLabels:
         return out
 
 
+def shared_search(features: Tensor, k1: int, knn: str) -> tuple[Tensor, Tensor]:
+    """`nearest_neighbors` of all rows [N, D], on every process; each has searched for its share of them."""
+    own = distributed.shares(len(features))[distributed.rank()]
+    rank, similarity = nearest_neighbors(features, k1, knn, own)
+    return distributed.gather_shares(rank, len(features)), distributed.gather_shares(similarity, len(features))
+
+
 def make_labels(visible: Embeddings, infrared: Embeddings, settings: EpochSettings, config: Config) -> PseudoLabels:
     """Clusters both modalities and, in stage 2, gives the visible rows infrared labels.
 
-    Made once, by process 0, and given to all.
+    Processes share the neighbour search, which is nearly all of the work; the rest is done once, by process 0, and
+    given to all.
 
     Args:
         visible, infrared: embeddings of all training rows, in the order of the sorted paths (cluster numbers depend
         on it).
     """
+    searched = []
+    for x, k1 in ((visible, settings.k1_visible), (infrared, settings.k1_infrared)):
+        features = clustering_features(x, config.shallow)
+        searched.append((features, k1, shared_search(features, k1, config.knn)))
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
         own, infrared_labels = (
-            torch.from_numpy(
-                cluster(clustering_features(x, config.shallow), config.eps, config.min_samples, k1, config.k2)
-            )
-            for x, k1 in ((visible, settings.k1_visible), (infrared, settings.k1_infrared))
+            torch.from_numpy(cluster(features, config.eps, config.min_samples, k1, config.k2, neighbors=neighbors))
+            for features, k1, neighbors in searched
         )
         if settings.stage == 1:
             return own, infrared_labels, own
