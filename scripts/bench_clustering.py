@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from sdcl.clustering.dbscan import dbscan_labels  # noqa: E402
 from sdcl.clustering.jaccard import distances  # noqa: E402
 from sdcl.clustering.plain import plain_jaccard  # noqa: E402
 
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
 FLOAT_SEARCH = neighbors.search_faiss if has("faiss") else neighbors.search_torch
 WAYS = {
@@ -59,21 +60,21 @@ def synthetic_features(n: int, width: int, seed: int = 0) -> np.ndarray:
     return features
 
 
-def run_plain(x: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+def run_plain(x: np.ndarray, now: Callable[[], float]) -> tuple[np.ndarray, dict[str, float]]:
     """Labels, and seconds by phase."""
     from sklearn.cluster import DBSCAN
 
-    clock = [perf_counter()]
+    clock = [now()]
     rank, _ = FLOAT_SEARCH(torch.from_numpy(x), min(K1, len(x)))
-    clock.append(perf_counter())
+    clock.append(now())
     distance = plain_jaccard(x, rank.numpy(), K1, K2)
-    clock.append(perf_counter())
+    clock.append(now())
     labels = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed", n_jobs=-1).fit(distance).labels_
-    clock.append(perf_counter())
+    clock.append(now())
     return labels, {"search": clock[1] - clock[0], "distance": clock[2] - clock[1], "dbscan": clock[3] - clock[2]}
 
 
-def run_sparse(x: np.ndarray, way: str) -> tuple[np.ndarray, dict[str, float]]:
+def run_sparse(x: np.ndarray, way: str, timer: Callable[[], float]) -> tuple[np.ndarray, dict[str, float]]:
     """Labels, and seconds by phase."""
     features = torch.from_numpy(x).to("cuda" if way == "cuda" else "cpu")
     kind = {"scipy": "scipy", "torch": "torch", "cuda": "torch"}.get(way, "numba")
@@ -85,7 +86,7 @@ def run_sparse(x: np.ndarray, way: str) -> tuple[np.ndarray, dict[str, float]]:
     def now() -> float:
         if way == "cuda":
             torch.cuda.synchronize()
-        return perf_counter()
+        return timer()
 
     clock = [now()]
     near = neighbors.settle(features, K1, search)
@@ -114,9 +115,12 @@ def peak_above(run: Callable[[], object]) -> float:
     return status("VmHWM") - before
 
 
-def measure(way: str, path: str) -> dict:
+def measure(way: str, path: str, clock: str) -> dict:
     """One run in this process: labels, seconds by phase, peak memory."""
-    run = run_plain if way == "plain" else lambda x: run_sparse(x, way)
+
+    def run(x: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        return run_plain(x, CLOCKS[clock]) if way == "plain" else run_sparse(x, way, CLOCKS[clock])
+
     run(synthetic_features(600, 64))  # loads, compiles
     x = np.load(path)
     out: list = []
@@ -125,7 +129,7 @@ def measure(way: str, path: str) -> dict:
     return {"labels": labels, "seconds": seconds, "peak": peak}
 
 
-def measured(n: int, width: int, ways: list[str], rounds: int) -> dict[str, dict]:
+def measured(n: int, width: int, ways: list[str], rounds: int, clock: str) -> dict[str, dict]:
     """Median seconds and largest peak of each way; labels of its first round."""
     results: dict[str, list[dict]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +138,7 @@ def measured(n: int, width: int, ways: list[str], rounds: int) -> dict[str, dict
         for _ in range(rounds):
             for way in ways:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                    results[way].append(process.submit(measure, way, path).result())
+                    results[way].append(process.submit(measure, way, path, clock).result())
     return {
         way: {
             "labels": runs[0]["labels"],
@@ -158,18 +162,19 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1536, help="columns: deep and shallow embedding")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain-up-to", type=int, default=6000, help="most rows for the plain form (N² memory)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: all threads', steadier when others work")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=usual)
     args = parser.parse_args()
 
     settings = f"k1 {K1}, k2 {K2}, eps {EPS}, min_samples {MIN_SAMPLES}, width {args.width}"
-    print(f"{settings}, {torch.get_num_threads()} threads")
+    print(f"{settings}, {torch.get_num_threads()} threads, {args.clock} seconds")
     for way in args.ways:
         print(f"  {way:6} {WAYS[way]}")
     heads = ("search s", "distance s", "DBSCAN s", "total s", "peak MB", "after search", "whole", "labels")
     print(("\n" + "{:>7} {:6}" + " {:>12}" * 8).format("rows", "way", *heads))
     for n in args.rows:
         ways = [way for way in args.ways if way != "plain" or n <= args.plain_up_to]
-        results = measured(n, args.width, ways, args.rounds)
+        results = measured(n, args.width, ways, args.rounds, args.clock)
         base = results[ways[0]]
         for way, r in results.items():
             s, (later, whole), (base_later, base_whole) = r["seconds"], totals(r), totals(base)

@@ -1,7 +1,8 @@
 """Processes and devices: everything that knows how many there are. With a single process each function is the identity.
 
 Start several with torchrun. Losses see the whole batch on every process, so memories stay equal without any exchange;
-what travels is embeddings (gathered), gradients (summed), pseudo-labels and running statistics (from process 0).
+what travels is embeddings and neighbour lists (gathered), gradients (summed), pseudo-labels and running statistics
+(from process 0).
 """
 
 from __future__ import annotations

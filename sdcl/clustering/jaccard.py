@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .choice import worth_compiling
 from .neighbors import Neighbors
-from .sparse_rows import SparseRows
+from .sparse_rows import SparseRows, look_up
 
 
 def steps_for(features: Tensor) -> ModuleType:
@@ -63,10 +63,9 @@ def _similarities(
     n = len(rank)
     listed, order = torch.sort(rank.long(), dim=1)
     keys = (torch.arange(n, device=rank.device)[:, None] * n + listed).flatten()
-    wanted = rows * n + columns
-    at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    found, at = look_up(keys, rows * n + columns)
     values = similarity.gather(1, order).flatten()[at]
-    missing = torch.nonzero(keys[at] != wanted)[:, 0]
+    missing = torch.nonzero(~found)[:, 0]
     values[missing] = steps.inner_products(features, rows[missing], columns[missing])
     return values
 

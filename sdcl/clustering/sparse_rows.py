@@ -38,3 +38,9 @@ class SparseRows(NamedTuple):
         """For matrices on the CPU; the values are not copied."""
         indptr, indices, values = self.to_arrays()
         return sparse.csr_array((values, indices, indptr), (len(indptr) - 1,) * 2)
+
+
+def look_up(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each of `wanted` is among the ascending `keys`, and where. An entry (i, j) is the number i·N + j."""
+    at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return keys[at] == wanted, at

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .features import inner_products_by_torch as inner_products
-from .sparse_rows import SparseRows
+from .sparse_rows import SparseRows, look_up
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
@@ -28,7 +28,7 @@ def expand(rank: Tensor, half: int) -> SparseRows:
     columns, place = (x.flatten() for x in torch.sort(rank.long(), dim=1))
     rows = torch.arange(n, device=rank.device).repeat_interleave(k)
     keys = rows * n + columns
-    found, at = _look_up(keys, columns * n + rows)  # is i on the list of j, and where
+    found, at = look_up(keys, columns * n + rows)  # is i on the list of j, and where
     near = found & (torch.maximum(place, place[at]) < half)
     halves, full = columns[near], keys[found]
     end = torch.bincount(rows[near], minlength=n).cumsum(0)
@@ -39,7 +39,7 @@ def expand(rank: Tensor, half: int) -> SparseRows:
     for a, b in _blocks(size):
         owner, at = _ranges(start[member[a:b]], size[a:b])  # R_half(c) of each c in R(i)
         key = row[a:b][owner] * n + halves[at]
-        known, _ = _look_up(full, key)
+        known, _ = look_up(full, key)
         hits = size.new_zeros(b - a).index_add_(0, owner, known.long())
         parts.append(torch.unique(key[(3 * hits > 2 * size[a:b])[owner] & ~known]))
     keys = torch.unique(torch.cat(parts))
@@ -86,12 +86,6 @@ def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor
         parts.append((pairs // n + a, pairs % n, m))
     i, j, m = (torch.cat(x) for x in zip(*parts, strict=True))
     return i, j, m
-
-
-def _look_up(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each of `wanted` is among the ascending `keys`, and where."""
-    at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    return keys[at] == wanted, at
 
 
 def _ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
