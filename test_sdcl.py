@@ -6,12 +6,14 @@
     python test_sdcl.py demo --checkpoint runs/demo/best.pth     the synthetic people
 
 A checkpoint of the published implementation works as well as one of this project. The table also goes to a JSON file.
+--shots 10 tests SYSU-MM01 multi-shot, --rerank with re-ranking too; --cache-features keeps the embeddings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import torch
 
 from sdcl import distributed
 from sdcl.checkpoints import is_own_format, read_checkpoint, write_json
-from sdcl.cli import parse_test
+from sdcl.cli import TestOptions, parse_test
 from sdcl.config import Config
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
+from sdcl.embedding_cache import cache_file, cached_embeddings
 from sdcl.errors import UserError, run_program
 from sdcl.models import build_model, load_checkpoint
+from sdcl.rerank import rerank
 from sdcl.retrieval import chance_table, embed_test_set, evaluate, load_test_set
 from sdcl.training.final import mean_of_trials
 from sdcl.training.guards import out_of_memory_explained
@@ -32,17 +36,25 @@ from sdcl.training.progress import Progress, result_table
 from sdcl.training.seeds import use_deterministic_kernels
 
 
-def test(config: Config, path: Path, trial: int, device: torch.device) -> dict[str, Any]:
-    """The table of one checkpoint: of a RegDB trial's lists, or of a set without trials (trial 0)."""
-    progress = Progress(config, trial)
-    config = adopt(config, path, trial, progress)
-    test_set = load_test_set(config, trial)
+def test(options: TestOptions, path: Path, trial: int, device: torch.device) -> dict[str, Any]:
+    """The tables of one checkpoint: of a RegDB trial's lists, or of a set without trials (trial 0)."""
+    progress = Progress(options.config, trial)
+    config = adopt(options.config, path, trial, progress)
+    test_set = load_test_set(config, trial, options.shots)
     model = build_model(config.model).to(device)
     load_checkpoint(model, path)
     progress.say(f"{path}: testing on {config.data_dir}{f', trial {trial}' if trial else ''}")
-    embeddings = embed_test_set(model, test_set, config, progress.bar)
-    table = evaluate(test_set, embeddings, config, final=True)
-    return {**table, "chance": chance_table(test_set, config), "checkpoint": str(path)}
+    if options.cache_features:
+        file = cache_file(path, options.variant)
+        embeddings = cached_embeddings(file, path, model, test_set, config, progress.bar, progress.say)
+    else:
+        embeddings = embed_test_set(model, test_set, config, progress.bar)
+    results: dict[str, Any] = {**evaluate(test_set, embeddings, config, final=True)}
+    if options.rerank:
+        settings: dict[str, Any] = {"k1": options.rerank_k1, "k2": options.rerank_k2, "weight": options.rerank_weight}
+        again = evaluate(test_set, embeddings, config, final=True, similarity=partial(rerank, **settings))
+        results |= {"rerank": again, "rerank_settings": settings}
+    return {**results, "chance": chance_table(test_set, config), "checkpoint": str(path)}
 
 
 def adopt(config: Config, path: Path, trial: int, progress: Progress) -> Config:
@@ -111,12 +123,12 @@ def main(arguments: list[str]) -> None:
     try:
         files = checkpoints(config, options.checkpoint)
         with out_of_memory_explained(config):
-            tables = [test(config, path, trial, device) for trial, path in files]
+            tables = [test(options, path, trial, device) for trial, path in files]
         results = tables[0] if len(tables) == 1 else mean_of_trials(tables)
         if distributed.is_main():
             print(f"\n{result_table(results)}\n")
             beside = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
-            output = options.output or beside / f"test-{options.checkpoint.stem}.json"
+            output = options.output or beside / f"test-{options.checkpoint.stem}{options.variant}.json"
             write_json(output, results)
             print(f"{output} holds this table")
     finally:

@@ -27,7 +27,9 @@ def main() -> None:
         "--data-dir", type=Path, help="the data set's folder, if it is no longer where the run found it"
     )
     parser.add_argument(
-        "--cache-features", action="store_true", help="keep the embeddings in RUN/features.npz, and use them again"
+        "--cache-features",
+        action="store_true",
+        help="keep the test embeddings in RUN/embeddings-best.npz and use them again; test_sdcl.py shares them",
     )
     a = parser.parse_args()
     for folder in run_folders(a.run):

@@ -16,6 +16,7 @@ from sdcl.config import Config, ModelConfig
 from sdcl.data.records import IMAGE_SUFFIXES, ImageRecord, images_below
 from sdcl.data.training_set import load_training_set
 from sdcl.embedding import embed, embed_records
+from sdcl.embedding_cache import embedding_arrays
 from sdcl.errors import UserError
 from sdcl.models import SDCLModel, build_model, load_checkpoint
 from sdcl.retrieval import embed_test_set, load_test_set
@@ -46,17 +47,11 @@ def test_set_embeddings(checkpoint: Path, data_dir: Path | None = None) -> dict[
     """Embeddings of the test set that a checkpoint's run was tested on, its trial's in RegDB.
 
     Returns:
-        For each modality `<m>_paths`, `<m>_identities`, `<m>_cameras` [N] and `<m>_deep`, `<m>_shallow` [N, D].
+        The arrays of `embedding_arrays`.
     """
     model, config, trial = _load(checkpoint, data_dir)
     test = load_test_set(config, trial)
-    out: dict[str, np.ndarray] = {}
-    for modality, embeddings in embed_test_set(model, test, config).items():
-        paths, identities, cameras = zip(*test.images[modality], strict=True)
-        columns = {"paths": paths, "identities": identities, "cameras": cameras}
-        out |= {f"{modality}_{name}": np.array(column) for name, column in columns.items()}
-        out |= {f"{modality}_{level}": x.cpu().numpy() for level, x in embeddings._asdict().items()}
-    return out
+    return embedding_arrays(test, embed_test_set(model, test, config))
 
 
 def next_labels(run: Path, data_dir: Path | None = None) -> tuple[PseudoLabels, dict[str, list[ImageRecord]], int]:

@@ -55,7 +55,7 @@ def rerank(query: Tensor, gallery: Tensor, k1: int = 20, k2: int = 6, weight: fl
     v = np.zeros_like(d)
     half = [_reciprocal(rank, i, round(k1 / 2)) for i in range(len(d))]
     for i in range(len(d)):
-        near = _expanded(_reciprocal(rank, i, k1), half)
+        near = _expanded(_reciprocal(rank, i, k1), half, np.zeros(len(d), dtype=bool))
         weights = np.exp(-d[i, near])
         v[i, near] = weights / weights.sum()
     if k2 > 1:
@@ -72,12 +72,13 @@ def _reciprocal(rank: np.ndarray, i: int, k: int) -> np.ndarray:
     return forward[(rank[forward, : k + 1] == i).any(1)]
 
 
-def _expanded(near: np.ndarray, half: list[np.ndarray]) -> np.ndarray:
-    """R*(i) from R(i, k1) and all R(·, k1/2)."""
+def _expanded(near: np.ndarray, half: list[np.ndarray], inside: np.ndarray) -> np.ndarray:
+    """R*(i), sorted, from R(i, k1) and all R(·, k1/2). inside: N times False, to mark R(i, k1) in."""
+    inside[near] = True
     parts = [near]
     for candidate in near:
         other = half[candidate]
-        if np.isin(other, near).sum() > 2 / 3 * len(other):
+        if inside[other].sum() > 2 / 3 * len(other):
             parts.append(other)
     return np.unique(np.concatenate(parts))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from sdcl.config import Config
 from sdcl.data.readable import unreadable_images
@@ -24,17 +25,27 @@ Table = dict[str, dict[str, float]]
 """mode → metric → fraction; `<metric>_std` beside each is the deviation over trials (population, 0 for one trial)."""
 
 
-def load_test_set(config: Config, trial: int = 0) -> TestSet:
+def load_test_set(config: Config, trial: int = 0, shots: int = 1) -> TestSet:
     """The data set's query and gallery lists, as published: SYSU-MM01's two modes of 10 trials, a RegDB trial's two
     directions; or those of a folder of one's own.
 
     Every image is read once, so that a damaged one is known before training rather than after its first epoch.
 
+    Args:
+        shots: gallery images of an identity and camera, SYSU-MM01 only. With more than one the modes are named for it,
+            such as `all_search_10_shot`: their numbers do not compare with single-shot ones.
+
     Raises:
         UserError: the data set's folders or lists are missing or malformed, query and gallery share no identity, or
             images cannot be read (unless `config.skip_unreadable`, which leaves them out).
     """
-    test_set = SETS[config.dataset].test(config.data_dir, trial)
+    rules = SETS[config.dataset]
+    if shots == 1:
+        test_set = rules.test(config.data_dir, trial)
+    elif rules.multi_shot is not None:
+        test_set = rules.multi_shot(config.data_dir, shots)
+    else:
+        raise UserError(f"--shots {shots} is a variant of SYSU-MM01's test; that of {config.dataset} has none")
     unreadable = unreadable_images(test_set.images, "test", config.skip_unreadable)
     test_set = _without(test_set, unreadable)
     for task in test_set.tasks:
@@ -71,12 +82,25 @@ def embed_test_set(
     return embed_records(model, test.images, config, "lanczos", bar)
 
 
-def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, final: bool) -> Table:
+def dot_products(query: Tensor, gallery: Tensor) -> Tensor:
+    """Similarities [Q, G] of features [Q, d] and [G, d]."""
+    return query @ gallery.t()
+
+
+def evaluate(
+    test: TestSet,
+    embeddings: dict[str, Embeddings],
+    config: Config,
+    final: bool,
+    similarity: Callable[[Tensor, Tensor], Tensor] = dot_products,
+) -> Table:
     """The table of a test: mean over the trials of each mode, and the deviation.
 
     Args:
         embeddings: by modality, rows as in `test.images`; un-normalised.
         final: the final test; SYSU-MM01 then sums the two levels' cosines (section 8).
+        similarity: of the features of query [Q, d] and gallery [G, d], as [Q, G]; the published tables' are dot
+            products, `sdcl.rerank.rerank` is another.
 
     Raises:
         UserError: embeddings are not finite, or no query has an image of its identity in the gallery.
@@ -88,13 +112,13 @@ def evaluate(test: TestSet, embeddings: dict[str, Embeddings], config: Config, f
     for task in test.tasks:
         trials = []
         for gallery in task.galleries:
-            similarity = features[task.query[0]][task.query[1]] @ features[gallery[0]][gallery[1]].t()
+            scores = similarity(*(features[modality][rows] for modality, rows in (task.query, gallery)))
             (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
             try:
                 trials.append(
-                    sysu_metrics(similarity, q_ids, g_ids, q_cams, g_cams)
+                    sysu_metrics(scores, q_ids, g_ids, q_cams, g_cams)
                     if rules.sysu_metrics
-                    else regdb_metrics(similarity, q_ids, g_ids)
+                    else regdb_metrics(scores, q_ids, g_ids)
                 )
             except ValueError as error:  # embeddings that are not finite, or no query with a hit
                 raise UserError(f"the test {task.mode} cannot be computed: {error}") from error

@@ -10,12 +10,13 @@ import pytest
 import torch
 from small_runs import draw_people, log_lines, make_run, random_features
 
+from sdcl import embedding_cache
 from sdcl.config import ModelConfig
 from sdcl.errors import UserError
 from sdcl.evaluation import sysu_metrics
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
-from sdcl.report import figures, page, views, write_report
+from sdcl.report import figures, views, write_report
 from sdcl.report.run_files import read_run, run_folders, series
 from sdcl.retrieval import load_test_set
 
@@ -88,7 +89,7 @@ def test_page_of_a_run_that_goes_on(people, tmp_path):
 def test_cached_features_are_used_again(people, tmp_path, monkeypatch):
     folder = make_run(tmp_path / "cached", people, epochs=2)
     first = write_report(folder, cache_features=True).read_text(encoding="utf-8")
-    monkeypatch.setattr(page, "embed_test_set", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(embedding_cache, "embed_test_set", lambda *_: pytest.fail("embedded again"))
     assert write_report(folder, cache_features=True).read_text(encoding="utf-8") == first
     packed = torch.load(folder / "best.pth", weights_only=True)
     torch.save(packed | {"epoch": 0}, folder / "best.pth")  # other weights: the cache is not theirs

@@ -28,6 +28,8 @@ class DataSet:
     """Data folder and trial to counts, compared with the published ones if the last argument says so."""
     trials: Sequence[int] = (0,)
     """Each is trained and tested by itself, and the results averaged; (0,): one training set."""
+    multi_shot: Callable[[Path, int], TestSet] | None = None
+    """Data folder and gallery images of an identity and camera to that variant of the test; None: there is none."""
     sysu_metrics: bool = False
     """Metrics of SYSU-MM01 (Rank-k counts identities, the query's own place is removed) rather than those of RegDB."""
     each_level: bool = False
@@ -51,6 +53,7 @@ SETS: dict[str, DataSet] = {
         training=lambda root, modality, _: sysu.train_records(root, modality),
         test=lambda root, _: sysu.test_set(root),
         check=lambda root, _, compare: verify_sysu(root, deep=False, published=SYSU_PUBLISHED if compare else None),
+        multi_shot=sysu.test_set,
         sysu_metrics=True,
         each_level=True,
         draw=_draw_sysu,

@@ -64,15 +64,18 @@ def train_records(data_dir: str | os.PathLike[str], modality: str) -> list[Image
     return market_records(folder)
 
 
-def test_set(data_dir: str | os.PathLike[str]) -> TestSet:
+def test_set(data_dir: str | os.PathLike[str], shots: int = 1) -> TestSet:
     """The cross-modality test on the raw folders: the modes `all_search` and `indoor_search`, each of ten galleries.
+
+    shots: gallery images of an identity and camera. With more than one the modes are named for it, such as
+    `all_search_10_shot`: their numbers do not compare with single-shot ones.
 
     Raises UserError when folders or lists are missing or malformed.
     """
     try:
         query = [ImageRecord(*q) for q in sysu_query(data_dir)]
         picks = {
-            mode: [[ImageRecord(*g) for g in sysu_gallery(data_dir, mode, t)] for t in TRIALS]
+            mode: [[ImageRecord(*g) for g in sysu_gallery(data_dir, mode, t, shots)] for t in TRIALS]
             for mode in ("all", "indoor")
         }
     except (ValueError, FileNotFoundError) as error:
@@ -81,8 +84,9 @@ def test_set(data_dir: str | os.PathLike[str]) -> TestSet:
     visible = sorted({record for trials in picks.values() for gallery in trials for record in gallery})
     row = {record: i for i, record in enumerate(visible)}
     rows = ("infrared", np.arange(len(query)))
+    variant = "" if shots == 1 else f"_{shots}_shot"
     tasks = [
-        Task(f"{mode}_search", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
+        Task(f"{mode}_search{variant}", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
         for mode, trials in picks.items()
     ]
     return TestSet({"visible": visible, "infrared": query}, tasks)

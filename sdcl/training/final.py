@@ -52,10 +52,10 @@ def final_results(run: Run, model: SDCLModel, test_set: TestSet) -> dict[str, An
 
 def mean_of_trials(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The table over RegDB's trials, each trained by itself: mean and deviation, for each of the runs' weights."""
-    parts = [name for name in ("last", "stage1", "start", "chance") if all(name in r for r in results)]
+    parts = [name for name in ("rerank", "last", "stage1", "start", "chance") if all(name in r for r in results)]
     return {
         **average([modes(r) for r in results]),
         **{name: average([r[name] for r in results]) for name in parts},
         "trials": len(results),
-        **{name: results[0][name] for name in ("selected_by",) if name in results[0]},  # a test of weights has none
+        **{name: results[0][name] for name in ("selected_by", "rerank_settings") if name in results[0]},
     }

@@ -114,9 +114,10 @@ def result_table(results: dict[str, Any]) -> str:
     """The published table's form: a row for each mode and each of the run's weights, mean ± deviation in percent."""
     rows: list[tuple[str, ...]] = [("", "", "R1", "R5", "R10", "R20", "mAP", "mINP")]
     parts = {"": modes(results)}
-    parts |= {name: results[name] for name in ("last", "stage1", "start", "chance") if name in results}
+    parts |= {name: results[name] for name in ("rerank", "last", "stage1", "start", "chance") if name in results}
     for name, label in (
         ("", "best"),
+        ("rerank", "re-ranked"),
         ("last", "last epoch"),
         ("stage1", "stage 1 alone"),
         ("start", "before training"),
