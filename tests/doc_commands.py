@@ -25,7 +25,7 @@ from unittest import mock
 
 import torch
 from test_docs import blocks
-from tiny_sets import save_image
+from tiny_sets import draw_folder, save_image
 from weight_files import backbone
 
 from sdcl.config import PRESETS, Config, ModelConfig
@@ -118,6 +118,7 @@ def lay_out(folder: Path) -> None:
     write_sysu_layout(folder / "data" / "sysu", sysu, workers=1, progress=False)
     regdb = SyntheticConfig(4, 3, height=32, width=16)
     write_regdb_layout(folder / "data" / "regdb", regdb, workers=1, progress=False)
+    draw_folder(folder / "data" / "mine")
     torch.manual_seed(0)
     (folder / "pretrained").mkdir()
     weights = backbone(grid=MODEL.grid, dim=MODEL.dim, depth=MODEL.depth)

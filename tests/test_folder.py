@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_sets import TINY_RUN, save_image
+from tiny_sets import TINY_RUN, draw_folder, save_image
 
 import test_sdcl
 import train_sdcl
 from sdcl.config import PRESETS, Config
-from sdcl.data import folder, sysu
+from sdcl.data import folder
 from sdcl.data.records import MODALITIES, ImageRecord
-from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.data.training_set import load_training_set
 from sdcl.data.verify import verify_folder
 from sdcl.errors import UserError
@@ -164,17 +163,7 @@ def _config(root: Path, **changes) -> Config:
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
     """Drawn people in this form: the training images in sub-folders, the test's modality in the names."""
-    drawn, root = tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("mine")
-    write_sysu_layout(drawn, SyntheticConfig(8, 5, height=32, width=16), workers=1, progress=False)
-    training, test = sysu.raw_split(drawn)
-    for modality in MODALITIES:
-        for ids, parts in ((training, ["bounding_box_train"]), (test, ["query", "bounding_box_test"])):
-            for n, (path, identity, camera) in enumerate(sysu.raw_records(drawn, modality, ids)):
-                place = root / parts[n % len(parts)] / (modality if ids is training else "")
-                word = "" if ids is training else f"_{modality}"
-                place.mkdir(parents=True, exist_ok=True)
-                os.link(path, place / f"{identity:04d}_c{camera}_{n:04d}{word}.jpg")
-    return root
+    return draw_folder(tmp_path_factory.mktemp("mine"))
 
 
 def test_training_test_and_report(people: Path, tmp_path: Path, capsys) -> None:

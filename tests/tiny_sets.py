@@ -1,11 +1,17 @@
-"""Tiny data sets in the layouts of SYSU-MM01 and RegDB, for tests."""
+"""Tiny data sets in the layouts of SYSU-MM01 and RegDB, and in a folder of one's own, for tests."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from sdcl.data import sysu
+from sdcl.data.records import MODALITIES
+from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 
 # fmt: off
 TINY_RUN = [
@@ -62,6 +68,22 @@ def make_regdb(root: Path) -> Path:
             for split, part in halves.items():
                 lines = [f"{path} {n // 5}\n" for n, path in enumerate(part)]
                 (root / "idx" / f"{split}_{modality}_{trial}.txt").write_text("".join(lines))
+    return root
+
+
+def draw_folder(root: Path) -> Path:
+    """Drawn people named as in Market-1501: training images in a sub-folder a modality, the test's modality in the
+    names."""
+    with tempfile.TemporaryDirectory(dir=root.parent) as drawn:  # beside it, so that files can be linked
+        write_sysu_layout(Path(drawn), SyntheticConfig(8, 5, height=32, width=16), workers=1, progress=False)
+        training, test = sysu.raw_split(drawn)
+        for modality in MODALITIES:
+            for ids, parts in ((training, ["bounding_box_train"]), (test, ["query", "bounding_box_test"])):
+                for n, (path, identity, camera) in enumerate(sysu.raw_records(drawn, modality, ids)):
+                    place = root / parts[n % len(parts)] / (modality if ids is training else "")
+                    word = "" if ids is training else f"_{modality}"
+                    place.mkdir(parents=True, exist_ok=True)
+                    os.link(path, place / f"{identity:04d}_c{camera}_{n:04d}{word}.jpg")
     return root
 
 
