@@ -21,6 +21,7 @@ from sdcl import distributed
 from sdcl.checkpoints import write_json
 from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
+from sdcl.data.cache import build_caches
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.diagnostics import diagnose_epoch
@@ -94,6 +95,8 @@ def main(arguments: list[str]) -> None:
         trials = [config.trial] if config.trial else SETS[config.dataset].trials
         # All trials' images are found and read before the first one trains: a broken file of the last is known now.
         sets = [(trial, load_training_set(config, trial), load_test_set(config, trial)) for trial in trials]
+        for _, data, test_set in sets:
+            build_caches(config, data.records, test_set.images)
         with out_of_memory_explained(config):
             results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]
         if len(trials) > 1 and distributed.is_main():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from sdcl import distributed
 from sdcl.config import Config
+from sdcl.data.cache import pixel_reader
 from sdcl.data.loading import evaluation_loader
 from sdcl.data.records import ImageRecord
-from sdcl.data.transforms import evaluation_transform
+from sdcl.data.transforms import NORMALIZED
 from sdcl.models import Embeddings, SDCLModel
 
 __all__ = ["clustering_features", "embed", "embed_records", "retrieval_features"]
@@ -28,6 +30,7 @@ def embed(
     interpolation: Literal["bicubic", "lanczos"] = "lanczos",
     batch_size: int = 256,
     workers: int = 0,
+    image_cache: Path | None = None,
     precision: str = "fp32",
     progress: Callable[[int], object] | None = None,
 ) -> Embeddings:
@@ -40,19 +43,20 @@ def embed(
         paths: N image files.
         modality: which patch embedding they go through.
         interpolation: of the resize; bicubic for clustering, Lanczos for tests, as published (section 9.5).
+        image_cache: folder where resized images are kept from one call to the next (`sdcl.data.cache`).
         progress: called with the number of images after each batch.
 
     Returns:
         deep and shallow [N, D] float32 on the model's device, un-normalised.
 
     Raises:
-        UserError: an image cannot be read.
+        UserError: an image cannot be read, or the cache cannot be written.
     """
-    height, width = model.config.image_height, model.config.image_width
+    size = model.config.image_height, model.config.image_width
     device = model.cls_token.device
     own = distributed.shares(len(paths))[distributed.rank()]
-    transform = evaluation_transform(height, width, interpolation)
-    loader = evaluation_loader(list(paths[own]), transform, batch_size, workers)
+    read = pixel_reader(paths, modality, size, interpolation, image_cache, workers)
+    loader = evaluation_loader(list(paths[own]), NORMALIZED, batch_size, workers, read)
     was_training = model.training
     model.eval()
     deep, shallow = [], []
@@ -90,6 +94,7 @@ def embed_records(
             interpolation=interpolation,
             batch_size=config.embedding_batch,
             workers=config.workers,
+            image_cache=config.image_cache,
             precision=config.precision,
             progress=bar(f"embed {modality}", len(rows)) if bar else None,
         )

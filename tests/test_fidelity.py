@@ -27,14 +27,14 @@ from sdcl.training.step import make_optimizer
 def run(tmp_path_factory):
     """A tiny run: its folder, its log, and the interpolations that images were resized with, in order."""
     folder, resized = tmp_path_factory.mktemp("fidelity"), []
-    transform = embedding.evaluation_transform
+    reader = embedding.pixel_reader
 
-    def recorded(height, width, interpolation):
+    def recorded(paths, modality, size, interpolation, *further):
         resized.append(interpolation)
-        return transform(height, width, interpolation)
+        return reader(paths, modality, size, interpolation, *further)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedding, "evaluation_transform", recorded)
+        patch.setattr(embedding, "pixel_reader", recorded)
         train_sdcl.main(
             [
                 *TINY_RUN,

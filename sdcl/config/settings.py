@@ -65,6 +65,13 @@ class Config:
     """Processes that read and augment images; results do not depend on it."""
     embedding_batch: int = 256
     """Images at once when embedding for clustering and tests; results do not depend on it."""
+    image_cache: Path | None = None
+    """Folder for decoded and resized images, built once and read by every epoch and later run (docs/performance.md
+    says how large it gets); results do not depend on it. None: read the image files each time."""
+    augment: Literal["workers", "device"] = "workers"
+    """Where training images are augmented: one by one in the processes that read them, as published, or whole batches
+    on the model's device, which frees the processor. The device draws other random numbers from the same
+    distributions, and its colour jitter comes after the resize, without rounding to bytes in between."""
 
     # Pseudo-labels (sections 3 and 6)
     eps: float = 0.6
@@ -247,6 +254,7 @@ class Config:
         "run_dir",
         "workers",
         "embedding_batch",
+        "image_cache",
         "resume",
         "published_counts",
         "gradient_checkpointing",
@@ -299,5 +307,6 @@ class Config:
             "model": ModelConfig(**data["model"]),
             "data_dir": Path(data["data_dir"]),
             "run_dir": Path(data["run_dir"]),
+            "image_cache": Path(data["image_cache"]) if data.get("image_cache") else None,
         }
         return cls(**values)

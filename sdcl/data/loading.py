@@ -14,7 +14,9 @@ from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.errors import UserError
 
-Transform = Callable[[Image.Image], Tensor]
+Read = Callable[[str], Any]
+"""Path -> the image as a transform takes it: a PIL image (`open_image`) or resized pixels (`sdcl.data.cache`)."""
+Transform = Callable[[Any], Tensor]
 
 
 def open_image(path: str) -> Image.Image:
@@ -37,22 +39,24 @@ def training_loader(
     workers: int,
     seed: int,
     part: tuple[int, int] = (0, 1),
+    read: Read = open_image,
 ) -> DataLoader:
     """Loader of one epoch's training batches of a modality.
 
     A batch of b images and V transforms is V·b rows: view 1 of all images, then view 2 of all of them. Yields
-    (images, rows): images float32 [V·b/P, 3, H, W], the `part` of the batch that this of P processes works on; rows
-    int64 [V·b], the places in `records` of the whole batch.
+    (images, rows): images [V·b/P, …] as the transforms make them, the `part` of the batch that this of P processes
+    works on; rows int64 [V·b], the places in `records` of the whole batch.
 
     The draws of a view depend only on `seed`, the image's place in the epoch and the number of the view, so neither the
     number of workers or processes nor anything else that uses random numbers changes a batch.
 
     Args:
         records: the modality's training rows, to which the batches' rows refer.
-        transforms: PIL image -> float32 [3, H, W], random through PyTorch's default generator.
+        transforms: what `read` gives -> a tensor (float32 [3, H, W]), random through PyTorch's default generator.
         workers: number of processes that load; 0 loads in this one.
         seed: a non-negative number, new for each epoch.
         part: (p, P): the p-th of P equal, contiguous parts of every batch.
+        read: called once for an image and all its views.
 
     Raises:
         ValueError: a batch does not divide into P equal parts.
@@ -62,7 +66,7 @@ def training_loader(
     if rows % part[1]:
         raise ValueError(f"a batch of {rows} rows does not divide into {part[1]} equal parts")
     return _Loader(
-        _TrainingBatches([record.path for record in records], transforms, seed, part),
+        _TrainingBatches([record.path for record in records], transforms, seed, part, read),
         batch_size=None,  # an item is a whole batch
         sampler=_Placed(batches),
         num_workers=min(workers, _cores()),
@@ -71,13 +75,15 @@ def training_loader(
     )
 
 
-def evaluation_loader(paths: Sequence[str], transform: Transform, batch_size: int, workers: int) -> DataLoader:
-    """Loader of float32 batches [b, 3, H, W] in the order of `paths`, the last one possibly smaller.
+def evaluation_loader(
+    paths: Sequence[str], transform: Transform, batch_size: int, workers: int, read: Read = open_image
+) -> DataLoader:
+    """Loader of batches [b, …] of what read and transform make of `paths`, in this order, the last possibly smaller.
 
     Iterating raises UserError for an unreadable image.
     """
     return _Loader(
-        _Images(paths, transform),
+        _Images(paths, transform, read),
         batch_size=batch_size,
         num_workers=min(workers, _cores()),
         collate_fn=_collate,
@@ -120,8 +126,10 @@ class _Placed(Sampler[tuple[int, list[int]]]):
 class _TrainingBatches(Dataset):
     """(place of the first row, rows) -> a batch as `training_loader` yields it, or the UserError of a broken file."""
 
-    def __init__(self, paths: list[str], transforms: Sequence[Transform], seed: int, part: tuple[int, int]) -> None:
-        self.paths, self.transforms, self.seed, self.part = paths, list(transforms), seed, part
+    def __init__(
+        self, paths: list[str], transforms: Sequence[Transform], seed: int, part: tuple[int, int], read: Read
+    ) -> None:
+        self.paths, self.transforms, self.seed, self.part, self.read = paths, list(transforms), seed, part, read
 
     def __getitem__(self, item: tuple[int, list[int]]) -> tuple[Tensor, Tensor] | UserError:
         place, rows = item
@@ -134,14 +142,14 @@ class _TrainingBatches(Dataset):
             if not wanted:
                 continue
             try:
-                image = open_image(self.paths[row])
+                image = self.read(self.paths[row])
             except UserError as error:
                 return error
             for v in wanted:
                 views[v].append(self._view(image, place + slot, v))
         return torch.stack([image for view in views for image in view]), torch.tensor(rows * len(views))
 
-    def _view(self, image: Image.Image, place: int, number: int) -> Tensor:
+    def _view(self, image: Any, place: int, number: int) -> Tensor:
         draws = np.random.SeedSequence([self.seed, place, number]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
             torch.default_generator.manual_seed(int(draws[0]))
@@ -149,17 +157,17 @@ class _TrainingBatches(Dataset):
 
 
 class _Images(Dataset):
-    """place -> tensor [3, H, W], or the UserError of an unreadable file."""
+    """place -> tensor, or the UserError of an unreadable file."""
 
-    def __init__(self, paths: Sequence[str], transform: Transform) -> None:
-        self.paths, self.transform = list(paths), transform
+    def __init__(self, paths: Sequence[str], transform: Transform, read: Read) -> None:
+        self.paths, self.transform, self.read = list(paths), transform, read
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, place: int) -> Tensor | UserError:
         try:
-            return self.transform(open_image(self.paths[place]))
+            return self.transform(self.read(self.paths[place]))
         except UserError as error:
             return error
 

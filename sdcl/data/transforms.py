@@ -23,6 +23,9 @@ INTERPOLATIONS = {
     "lanczos": InterpolationMode.LANCZOS,
 }
 
+NORMALIZED = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+"""PIL RGB or uint8 array [H, W, 3] -> float32 [3, H, W], as the network takes it."""
+
 
 class RandomErasing:
     """Overwrite a random rectangle with constants, with probability 1/2 (method page, section 2).
@@ -78,7 +81,7 @@ class _TrainingChain:
         self.steps = transforms.Compose(
             [
                 transforms.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5),
-                transforms.Resize((height, width), INTERPOLATIONS["bilinear"]),
+                resize(height, width, "bilinear"),
                 transforms.Pad(padding),  # black, before normalisation
                 transforms.RandomCrop((height, width)),
                 transforms.RandomHorizontalFlip(0.5),
@@ -111,20 +114,19 @@ class InfraredTransform(_TrainingChain):
         return exchange_infrared(self.steps(image))
 
 
+def resize(height: int, width: int, interpolation: str) -> transforms.Resize:
+    """PIL -> PIL of that size. interpolation: a name in `INTERPOLATIONS`; raises ValueError for another."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}")
+    return transforms.Resize((height, width), INTERPOLATIONS[interpolation])
+
+
 def evaluation_transform(height: int, width: int, interpolation: str) -> transforms.Compose:
     """PIL RGB -> float32 [3, height, width], normalised, without randomness.
 
     interpolation: "bicubic" for clustering, "lanczos" for the test. Raises ValueError for a name that is unknown.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}")
-    return transforms.Compose(
-        [
-            transforms.Resize((height, width), INTERPOLATIONS[interpolation]),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    return transforms.Compose([resize(height, width, interpolation), NORMALIZED])
 
 
 def _uniform(low: float, high: float) -> float:

@@ -9,10 +9,9 @@ from torch.optim import SGD
 
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
-from sdcl.data.loading import training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.transforms import InfraredTransform, VisibleTransform
+from sdcl.data.training_views import training_views
 from sdcl.training.guards import check_finite
 from sdcl.training.labels import PseudoLabels
 from sdcl.training.losses import Memories, sdcl_losses
@@ -50,22 +49,16 @@ class Batches:
         config: Config,
         trial: int,
     ) -> None:
-        height, width, padding = config.model.image_height, config.model.image_width, config.crop_padding
-        visible_views = [VisibleTransform(height, width, exchange, padding) for exchange in (False, True)]
         self.loaders = []
-        for name, records, y, views in (
-            ("visible", visible, labels.visible_training, visible_views),
-            ("infrared", infrared, labels.infrared, [InfraredTransform(height, width, padding)]),
+        for name, records, y in (
+            ("visible", visible, labels.visible_training),
+            ("infrared", infrared, labels.infrared),
         ):
             seed = derive_seed(config.seed, trial, settings.epoch, name)
             batches = PseudoIdentityBatches(
                 y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances, settings.steps, seed
             )
-            self.loaders.append(
-                training_loader(
-                    records, views, batches, config.workers, seed, part=(distributed.rank(), distributed.world())
-                )
-            )
+            self.loaders.append(training_views(name, records, batches, config, seed, labels.visible.device))
 
     def __iter__(self):
         """visible images [2b/P, 3, H, W] (view 1 of all, then view 2) of this of P processes, visible rows [2b] of all
