@@ -155,7 +155,7 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Any:
 def _load(path: Path, data_dir: Path | None = None, device: str | None = None) -> tuple[SDCLModel, Config, int]:
     """A checkpoint's network with its weights, its run's settings, and its trial."""
     checkpoint = read_checkpoint(path)
-    settings = checkpoint["config"] | ({} if data_dir is None else {"data_dir": str(data_dir)})
+    settings = checkpoint["config"] | ({} if data_dir is None else {"data_dir": str(data_dir), "image_cache": None})
     model = build_model(ModelConfig(**{**settings["model"], "pretrained": None}))
     load_checkpoint(model, path)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

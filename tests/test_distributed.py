@@ -83,10 +83,12 @@ def _usual_arithmetic():
     torch.set_default_dtype(torch.float32)
 
 
-def train(folder, stage, replicas=2, wrap=lambda forward: None, device="cpu"):
-    """Five steps of one epoch; everything that came of them. `wrap` may change how the model is run."""
+def train(folder, stage, replicas=2, augment="workers", wrap=lambda forward: None, device="cpu"):
+    """Five steps of one epoch; everything that came of them. `wrap` may change how the model is run. What the device
+    augments is read from a cache."""
     torch.set_default_dtype(torch.float64)
-    config = dataclasses.replace(CONFIG, bn_replicas=replicas)
+    cache = folder / f"cache-{distributed.world()}" if augment == "device" else None
+    config = dataclasses.replace(CONFIG, bn_replicas=replicas, augment=augment, image_cache=cache)
     settings, records, labels = config.at(EPOCHS[stage]), images(folder), pseudo_labels(stage)
     labels = PseudoLabels(*(y.to(device) for y in (labels.visible_clusters, labels.infrared, labels.visible)), stage)
     seed_everything(1)
@@ -95,7 +97,9 @@ def train(folder, stage, replicas=2, wrap=lambda forward: None, device="cpu"):
     forward = ReplicaForward(model, replicas)
     wrap(forward)
     optimizer = make_optimizer(model, config)
-    embeddings = {m: embed(model, [r.path for r in records[m]], m, batch_size=16) for m in records}
+    embeddings = {
+        m: embed(model, [r.path for r in records[m]], m, batch_size=16, image_cache=cache) for m in records
+    }
     memories = build_memories(embeddings["visible"], embeddings["infrared"], labels, settings, config)
     losses = train_epoch(
         forward,
@@ -137,7 +141,7 @@ def labels(stage):
     return {"labels": (made.visible_clusters, made.infrared, made.visible), "searched": searched}
 
 
-CASES = {"stage 1": (1, 2), "stage 2": (2, 2), "4 replicas": (1, 4)}
+CASES = {"stage 1": (1, 2), "stage 2": (2, 2), "4 replicas": (1, 4), "on the device": (1, 2, "device")}
 
 
 def work(rank, folder, port):
@@ -274,12 +278,12 @@ class ScatteredOnCpu(nn.Module):
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_data_parallel_order_trains_as_one_device(one, folder, case):
-    stage, replicas = CASES[case]
+    _, replicas, *_ = CASES[case]
 
     def scatter(forward):
         forward.over_gpus = ScatteredOnCpu(forward.model, replicas)
 
-    got = train(folder, stage, replicas, scatter)
+    got = train(folder, *CASES[case], wrap=scatter)
     same(got["model"], one[case]["model"])
     same(got["memories"], one[case]["memories"])
 

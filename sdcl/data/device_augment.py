@@ -133,7 +133,7 @@ def _blend(x: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
     """Brightness blends an image with black, contrast with its mean grey, saturation with its grey image."""
     operation, factor, grey = _each(operation), _each(factor), _grey(x)
     other = torch.where(operation == CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey) * (operation != BRIGHTNESS)
-    return (factor * x + (1 - factor) * other).clamp_(0, 1)
+    return torch.lerp(other, x, factor).clamp_(0, 1)
 
 
 def _turn_hue(x: Tensor, turns: Tensor) -> Tensor:
@@ -144,9 +144,10 @@ def _turn_hue(x: Tensor, turns: Tensor) -> Tensor:
     divisor = torch.where(chroma > 0, chroma, 1)
     sixths = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
     sixths = torch.where(value == red, (green - blue) / divisor, sixths) + 6 * _each(turns)
-    # A channel holds the value within one sixth of its own place on the circle, none of the chroma beyond two.
-    place = (sixths + (5 - 2 * torch.arange(3, device=x.device)).view(1, 3, 1, 1)) % 6
-    return value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
+    # A channel holds the value within one sixth of its own place on the circle, and lacks all chroma beyond two.
+    away = sixths - (2 * torch.arange(3, device=x.device)).view(1, 3, 1, 1)
+    away = (away - 6 * (away / 6).round_()).abs_()
+    return value - chroma * (away - 1).clamp_(0, 1)
 
 
 def crop_and_flip(x: Tensor, shift: Tensor, flip: Tensor, padding: int) -> Tensor:

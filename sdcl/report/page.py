@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from sdcl.checkpoints import read_checkpoint, write_atomically
-from sdcl.config import Config, ModelConfig
+from sdcl.config import ModelConfig
 from sdcl.embedding_cache import cache_file, cached_embeddings
 from sdcl.errors import UserError
 from sdcl.models import build_model, load_checkpoint
@@ -45,7 +46,9 @@ def write_report(
         raise UserError(f"{folder} holds no best.pth: it is written at the end of the first epoch")
     checkpoint = read_checkpoint(best)
     trial = checkpoint["trial"]
-    config = run.config if data_dir is None else Config.from_json({**run.config.to_json(), "data_dir": str(data_dir)})
+    config = run.config
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir, image_cache=None)
     test = load_test_set(config, trial)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
