@@ -5,6 +5,7 @@
     python train_sdcl.py folder                    your own images in data/mine, results in runs/mine
     python train_sdcl.py demo                      a small ViT on drawn people, minutes on a laptop
     torchrun --nproc-per-node 2 train_sdcl.py sysu the same on two GPUs; the result does not depend on their number
+    python train_sdcl.py sysu --dry-run            step times, memory and hours, before a run starts
 
 The run folder then holds config.json, log.jsonl (a line an epoch), last.pth, best.pth and results.json.
 The loop in `train` is the method: label, associate, build memories, train, test, save.
@@ -16,6 +17,7 @@ import sys
 from typing import Any
 
 import torch
+from torch.optim import SGD
 
 from sdcl import distributed
 from sdcl.checkpoints import write_json
@@ -29,6 +31,7 @@ from sdcl.embedding import embed_records
 from sdcl.errors import run_program
 from sdcl.models import build_model
 from sdcl.retrieval import TestSet, embed_test_set, evaluate, load_test_set
+from sdcl.training.dry_run import dry_run
 from sdcl.training.final import final_results, mean_of_trials
 from sdcl.training.guards import check_labels, out_of_memory_explained
 from sdcl.training.labels import make_labels
@@ -45,11 +48,8 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
     progress = Progress(config, trial)
     progress.start(data, test_set, device)
 
-    seed_everything(config.seed, trial, "weights")
-    model = build_model(config.model).to(device)
-    model.gradient_checkpointing = config.gradient_checkpointing
-    forward = ReplicaForward(model, config.bn_replicas, config.precision)
-    optimizer = make_optimizer(model, config)
+    forward, optimizer = network(config, trial, device)
+    model = forward.model
     run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, config, trial, data.fingerprint)
     run.restore(model, optimizer)
 
@@ -86,8 +86,18 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
     return results
 
 
+def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaForward, SGD]:
+    """The model with its initial weights (section 1), over its batch-normalisation replicas, and its optimiser."""
+    seed_everything(config.seed, trial, "weights")
+    model = build_model(config.model).to(device)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    forward = ReplicaForward(model, config.bn_replicas, config.precision)
+    return forward, make_optimizer(model, config)
+
+
 def main(arguments: list[str]) -> None:
-    config = parse_training(arguments, __doc__ or "")
+    options = parse_training(arguments, __doc__ or "")
+    config = options.config
     use_deterministic_kernels(config.deterministic)
     device = distributed.start()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
@@ -98,6 +108,9 @@ def main(arguments: list[str]) -> None:
         for _, data, test_set in sets:
             build_caches(config, data.records, test_set.images)
         with out_of_memory_explained(config):
+            if options.dry_run:
+                dry_run(config, sets, *network(config, trials[0], device))
+                return
             results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]
         if len(trials) > 1 and distributed.is_main():
             write_json(config.run_dir / "results.json", mean_of_trials(results))

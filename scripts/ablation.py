@@ -53,7 +53,7 @@ def train_all(preset: str, seeds: list[int], data_seeds: list[int] | None, run_d
         folder = run_dir / row / name
         own = ["--seed", str(seed), "--run-dir", str(folder), "--resume", "auto"]
         arguments = [preset, *options, *data, *ROWS[row][1], *own]
-        if not finished(folder, parse_training(arguments, "")):
+        if not finished(folder, parse_training(arguments, "").config):
             if distributed.is_main():
                 print(f"\n== {folder}", flush=True)
             train_sdcl.main(arguments)

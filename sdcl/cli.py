@@ -14,7 +14,17 @@ import tyro
 from sdcl.config import PRESETS, Config
 from sdcl.errors import UserError
 
-__all__ = ["TestOptions", "how_to_go_on", "parse_test", "parse_training"]
+__all__ = ["TestOptions", "TrainOptions", "how_to_go_on", "parse_test", "parse_training"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the training program takes beside the settings."""
+
+    config: tyro.conf.OmitArgPrefixes[Config]
+    dry_run: bool = False
+    """Do not train: check data and weights, run a little of each phase at full size, and print step times, memory and
+    the hours of the whole schedule. The run folder is left alone."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,11 @@ class TestOptions:
         return "" if self.shots == 1 else f"-{self.shots}-shot"
 
 
-def parse_training(arguments: Sequence[str], description: str) -> Config:
-    """Settings of `train_sdcl.py <preset> [options]`; prints help or an error and exits where that is due."""
+def parse_training(arguments: Sequence[str], description: str) -> TrainOptions:
+    """Options of `train_sdcl.py <preset> [options]`; prints help or an error and exits where that is due."""
     preset, rest = _split(arguments, "train_sdcl.py", description)
-    return tyro.cli(Config, prog=f"train_sdcl.py {preset}", description=description, default=PRESETS[preset], args=rest,
-                    config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(TrainOptions, prog=f"train_sdcl.py {preset}", description=description,
+                    default=TrainOptions(PRESETS[preset]), args=rest, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def parse_test(arguments: Sequence[str], description: str) -> TestOptions:
@@ -92,6 +102,8 @@ def _split(arguments: Sequence[str], program: str, description: str) -> tuple[st
 
 def how_to_go_on() -> str:
     """What a training that was interrupted says: that nothing is lost, and the command that goes on, to be copied."""
+    if "--dry-run" in sys.orig_argv:
+        return "A dry run leaves nothing behind"
     command = [a for a in sys.orig_argv if not a.startswith("--resume=")]
     while "--resume" in command:
         at = command.index("--resume")

@@ -77,6 +77,8 @@ def diagnose_epoch(
 ) -> dict[str, float | list[int]]:
     """What the log says of an epoch's pseudo-labels and neighbours, judged by the records' true identities."""
     visible_ids, infrared_ids = ([r.identity for r in records[m]] for m in ("visible", "infrared"))
+    if not config.shallow:  # the neighbour losses look at the deep level alone
+        visible, infrared = (Embeddings(x.deep, x.deep) for x in (visible, infrared))
     return {
         **diagnose(labels, visible_ids, infrared_ids),
         **diagnose_neighbors(visible, infrared, visible_ids, infrared_ids, config.neighbor_threshold),

@@ -11,8 +11,8 @@ from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 def test_the_table_has_every_way_and_its_ratio(tmp_path, monkeypatch, capsys) -> None:
     write_sysu_layout(tmp_path, SyntheticConfig(3, 2, images_per_camera=2, height=32, width=16), workers=1)
     sysu.prepare(tmp_path, progress=False)
-    sizes = ["--height", "32", "--width", "16", "--identities", "2", "--instances", "2", "--steps", "2", "--rounds", "1"]
-    monkeypatch.setattr(sys, "argv", ["bench_input.py", "--data", str(tmp_path), *sizes])
+    sizes = ["--height", "32", "--width", "16", "--identities", "2", "--instances", "2", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["bench_input.py", "--data", str(tmp_path), *sizes, "--rounds", "1"])
     bench_input.main()
     lines = capsys.readouterr().out.splitlines()
     for name in ("files", "cache", *bench_input.TRAINING):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import EPOCHS, ROOT, Moment, Runs, differences, in_process, settings
+from tiny_training import EPOCHS, ROOT, Moment, Runs, differences, in_process, read_curves, settings
 from weight_files import SMALL
 
 from sdcl.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
@@ -53,6 +53,7 @@ def test_a_run_killed_in_every_epoch_ends_as_an_uninterrupted_one(runs: Runs) ->
     runs.killed("killed", Moment(2, delay=0.5))
     runs.to_the_end("killed")
     assert differences(runs.folder / "uninterrupted", folder) == []
+    assert [event.step for event in read_curves(folder / "tensorboard").Scalars("loss/loss")] == list(range(EPOCHS))
 
 
 def test_differences_are_seen(runs: Runs, tmp_path: Path) -> None:

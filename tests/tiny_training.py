@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import test_sdcl
 import train_sdcl
@@ -17,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 from torture import EPOCHS, SETTINGS, STAGE2, Moment, Runs, differences  # noqa: E402
 
-__all__ = ["EPOCHS", "SETTINGS", "STAGE2", "Moment", "Result", "Runs", "differences", "in_process", "settings"]
+__all__ = ["EPOCHS", "SETTINGS", "STAGE2", "Moment", "Result", "Runs", "differences", "in_process", "read_curves",
+           "settings"]  # fmt: skip
 
 
 class Result(NamedTuple):
@@ -50,6 +52,11 @@ def in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(stopped.value.code, *capsys.readouterr())
 
     return run
+
+
+def read_curves(folder: Path) -> EventAccumulator:
+    """Everything in a folder of event files; unlike TensorBoard it shows twice what is there twice."""
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
 
 
 def settings(**changes: object) -> list[str]:

@@ -178,6 +178,8 @@ class Config:
     folder that holds a run."""
     truth: bool = True
     """Compare pseudo-labels with the true identities for the log (purity, association accuracy). They never train."""
+    tensorboard: bool = True
+    """Write the log's numbers as curves for TensorBoard too, into the run folder's tensorboard/."""
     select: Literal["test-rank1", "last"] = "test-rank1"
     """The epoch that is kept as best and that stage 2 starts from: by Rank-1 on the test set, as published, or simply
     the last one."""
@@ -263,6 +265,7 @@ class Config:
         "deterministic",
         "on_degenerate",
         "truth",
+        "tensorboard",
     )
 
     def differences(self, other: Config) -> list[str]:

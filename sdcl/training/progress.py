@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.training_set import TrainingSet
+from sdcl.diagnostics import SIZE_BINS
 from sdcl.retrieval import METRICS, TestSet, modes
 from sdcl.tables import align_columns
 
@@ -50,6 +52,11 @@ class Progress:
             f"as {config.bn_replicas} "
             f"batch-normalisation replica(s), on {distributed.world()} process(es), {device}, {config.precision}"
         )
+        if config.truth:
+            self.say(
+                f"below each epoch: bars, the numbers of clusters of 1, 2-{SIZE_BINS[1] - 1}, …, {SIZE_BINS[-1]} and "
+                "more images; pairs and across, the shares of right neighbours within and across modalities"
+            )
         if config.select == "test-rank1":
             self.say(
                 "the best epoch is chosen by Rank-1 on the test set, as in the published runs; "
@@ -76,23 +83,21 @@ class Progress:
         return show
 
     def epoch(self, line: dict[str, Any], selected: bool) -> None:
-        """The epoch's summary line."""
-        clusters = " ".join(
-            f"{m[:3]} {line[f'{m}_clusters']} clusters {line[f'{m}_outliers']} outliers,"
-            for m in ("visible", "infrared")
+        """The epoch's summary: loss and tests; each modality's clusters, with `config.truth` beside the true
+        identities; association and times."""
+        tests = ", ".join(
+            f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f}" for mode, table in modes(line).items()
         )
-        associated = (
-            f" {line['associated_visible_clusters']} associated," if "associated_visible_clusters" in line else ""
-        )
-        tests = " ".join(
-            f"{mode} R1 {100 * table['rank1']:.2f} mAP {100 * table['mAP']:.2f},"
-            for mode, table in modes(line).items()
-        )
-        seconds = " ".join(f"{phase} {s:.1f}" for phase, s in line["seconds"].items())
-        self.say(
-            f"epoch {line['epoch']:>2}/{self.config.epochs} stage {line['stage']}: {clusters}{associated} "
-            f"loss {line['loss']:.3f}, {tests} seconds {seconds}{' *best' if selected else ''}"
-        )
+        epoch = f"epoch {line['epoch']:>2}/{self.config.epochs} stage {line['stage']}"
+        self.say(f"{epoch}: loss {line['loss']:.3f}, {tests}{' *best' if selected else ''}")
+        for m, other in (("visible", "infrared"), ("infrared", "visible")):
+            found = f"{m:<8} {line[f'{m}_clusters']:>5} clusters {line[f'{m}_outliers']:>6} outliers"
+            self.say(f"    {found}{_against_truth(line, m, other)}")
+        seconds = "seconds " + " ".join(f"{phase} {s:.1f}" for phase, s in line["seconds"].items())
+        if line["stage"] == 2:
+            right = f", {line['association_accuracy']:.2f} right" if "association_accuracy" in line else ""
+            seconds = f"association {line['associated_visible_clusters']} clusters{right}; {seconds}"
+        self.say(f"    {seconds}")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -103,6 +108,22 @@ class Progress:
         self.close()
         self._bar = tqdm(total=total, desc=what, unit=unit, disable=not self.bars, leave=False)
         return self._bar
+
+
+def _against_truth(line: dict[str, Any], modality: str, other: str) -> str:
+    """A modality's clusters and neighbours judged by true identities, as far as the log line has these numbers."""
+    if f"{modality}_identities" not in line:
+        return ""
+    sizes = line[f"{modality}_cluster_sizes"]
+    bars = "".join("▁▂▃▄▅▆▇█"[math.ceil(7 * n / max(*sizes, 1))] for n in sizes)
+    shares = {
+        "purity": f"{modality}_purity",
+        "ARI": f"{modality}_ari",
+        "pairs": f"neighbors_{modality}_{modality}",
+        "across": f"neighbors_{modality}_{other}",
+    }
+    numbers = "".join(f", {name} {line[key]:.2f}" for name, key in shares.items() if key in line)
+    return f" {bars} {line[f'{modality}_identities']} identities{numbers}"
 
 
 def _short(name: str) -> str:

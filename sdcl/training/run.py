@@ -31,6 +31,7 @@ from sdcl.checkpoints import pack, read_checkpoint, remove_leftovers, save_check
 from sdcl.config import Config
 from sdcl.errors import UserError
 from sdcl.tensor_files import fill
+from sdcl.training.curves import Curves
 from sdcl.training.labels import PseudoLabels
 from sdcl.version import __version__
 
@@ -57,7 +58,8 @@ class Run:
     """One training run in its folder.
 
     Files: config.json (the resolved settings), log.jsonl (an object an epoch), last.pth (everything to go on from),
-    best.pth (the selected epoch), stage1.pth (what stage 2 started from), results.json (the final tables).
+    best.pth (the selected epoch), stage1.pth (what stage 2 started from), results.json (the final tables), tensorboard/
+    (curves).
 
     Args:
         folder: made if it does not exist; locked until `close` or the end of the process.
@@ -77,6 +79,7 @@ class Run:
         self.next_epoch, self.best_epoch, self.best_rank1 = 0, -1, -1.0
         self._good_labels: PseudoLabels | None = None
         self._labels_kept = False
+        self._curves: Curves | None = None
         if distributed.is_main():
             self._occupy()
 
@@ -130,6 +133,15 @@ class Run:
             self.log_file.unlink(missing_ok=True)
         if distributed.is_main():
             write_json(self.folder / "config.json", self.config.to_json())
+            self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        """TensorBoard's curves of the epochs so far, if they are wanted and it is installed."""
+        if self.config.tensorboard:
+            try:
+                self._curves = Curves(self.folder / "tensorboard", self.log())
+            except ImportError as error:
+                _say(f"note: no curves for TensorBoard ({error}): pip install tensorboard, or --no-tensorboard")
 
     def _load(self, model: nn.Module, optimizer: Optimizer) -> None:
         checkpoint = read_checkpoint(self.last, further=STATE)
@@ -242,7 +254,8 @@ class Run:
         self.next_epoch = line["epoch"] + 1
         if distributed.is_main():
             self.results_file.unlink(missing_ok=True)  # of a shorter run that goes on
-            self._append({**line, "labels_kept": True} if self._labels_kept else line)
+            line = {**line, "labels_kept": True} if self._labels_kept else line
+            self._append(line)
             checkpoint = pack(
                 model,
                 self.config,
@@ -257,6 +270,8 @@ class Run:
             save_checkpoint(self.last, checkpoint, optimizer, **state)
             if selected:
                 save_checkpoint(self.best, checkpoint)
+            if self._curves is not None:
+                self._curves.add(line)
         distributed.barrier()
         return selected
 
@@ -274,6 +289,8 @@ class Run:
 
     def close(self) -> None:
         """Gives the folder free."""
+        if self._curves is not None:
+            self._curves.close()
         if distributed.is_main():
             self._lock.close()
 
