@@ -58,19 +58,21 @@ def move_rows_(memory: Tensor, rows: Tensor, x: Tensor, momentum: float) -> None
 
     Args:
         memory: [N, d], rows of unit length; changed.
-        rows: [B] int64, 0 … N-1, repetitions allowed.
+        rows: [B] int64, 0 … N-1, repetitions allowed. The rounds are planned where they are: with rows on the CPU and
+            a memory on a GPU nothing waits for the GPU, with rows on the GPU the plan does.
         x: [B, d], used as they are (normalised by the caller or not).
         momentum: share of the old row, 0 … 1.
     """
-    if len(rows) == 0:
-        return
     order = torch.argsort(rows, stable=True)  # equal rows side by side, in batch order
     _, counts = torch.unique_consecutive(rows[order], return_counts=True)
-    first = torch.cumsum(counts, 0) - counts  # where each distinct row's run starts in `order`
-    for occurrence in range(int(counts.max())):
-        batch = order[first[counts > occurrence] + occurrence]
-        moved = momentum * memory[rows[batch]] + (1.0 - momentum) * x[batch]
-        memory[rows[batch]] = moved / moved.norm(dim=1, keepdim=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)  # where in `order` the run of each row starts
+    occurrence = torch.arange(len(rows), device=rows.device) - first
+    batch = order[torch.argsort(occurrence, stable=True)]  # all first occurrences, then all second ones, …
+    sizes = torch.bincount(occurrence).tolist()
+    plan = torch.stack([batch, rows[batch]]).to(memory.device, non_blocking=True)
+    for i, row in (part.unbind() for part in plan.split(sizes, dim=1)):
+        moved = momentum * memory[row] + (1.0 - momentum) * x[i]
+        memory[row] = moved / moved.norm(dim=1, keepdim=True)
 
 
 class _ClusterSimilarity(torch.autograd.Function):
@@ -119,9 +121,12 @@ class ClusterMemory(nn.Module):
         self.register_buffer("features", F.normalize(centers.detach(), dim=1))
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of embeddings x [B, d] (any length) with clusters targets [B] int64, 0 … K-1."""
+        """Scalar loss of embeddings x [B, d] (any length) with clusters targets [B] int64, 0 … K-1.
+
+        targets: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`).
+        """
         similarity = _ClusterSimilarity.apply(F.normalize(x, dim=1), targets, self.features, self.momentum)
-        return F.cross_entropy(similarity / self.temperature, targets)
+        return F.cross_entropy(similarity / self.temperature, targets.to(x.device, non_blocking=True))
 
 
 class InstanceMemory(nn.Module):
@@ -146,6 +151,8 @@ class InstanceMemory(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor, rows: Tensor) -> None:
         """Moves rows [B] int64 towards embeddings x [B, d], one by one in batch order; a row may come twice.
+
+        rows: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`).
 
         x is taken un-normalised, as in the published runs (section 9.1): with embeddings of norm ≈ √d the new image
         outweighs the old row by far, whatever the momentum says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdcl.config import ModelConfig
+from sdcl.models.statistics import frozen_running_statistics
 from sdcl.models.stem import ConvStem
 
 __all__ = ["EmbeddingHead", "Embeddings", "SDCLModel", "class_token_output"]
@@ -50,7 +52,8 @@ def class_token_output(block: Block, tokens: Tensor) -> Tensor:
 class EmbeddingHead(nn.Module):
     """A transformer block, LayerNorm and BatchNorm on the class token (method page, section 1, points 4 to 6).
 
-    The BatchNorm's weight is trained; its bias is 0 and frozen, so that embeddings stay centred.
+    `forward` ends before the BatchNorm, so that each row is by itself; the model applies `bn` to the rows of the whole
+    batch. The BatchNorm's weight is trained; its bias is 0 and frozen, so that embeddings stay centred.
     """
 
     def __init__(self, block: Block, dim: int) -> None:
@@ -60,13 +63,14 @@ class EmbeddingHead(nn.Module):
         self.bn = nn.BatchNorm1d(dim)
         self.bn.bias.requires_grad_(False)
 
-    def forward(self, tokens: Tensor, recompute: bool = False) -> Tensor:
-        """Tokens [B, N, D], the class token first, to embeddings [B, D]; `recompute`: see `SDCLModel`."""
-        if recompute:
-            x = checkpoint(class_token_output, self.block, tokens, use_reentrant=False)
-        else:
-            x = class_token_output(self.block, tokens)
-        return self.bn(self.norm(x))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, D], the class token first, to what `bn` makes embeddings of, [B, D]."""
+        return self.norm(class_token_output(self.block, tokens))
+
+
+def _forward_and_again(stem: ConvStem) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a checkpointed stem: in the forward pass, and when it is computed again in the backward pass."""
+    return nullcontext(), frozen_running_statistics(stem)
 
 
 class SDCLModel(nn.Module):
@@ -76,14 +80,18 @@ class SDCLModel(nn.Module):
     training mode is batch-normalised as a whole; `sdcl.training.replicas` splits it (section 9.6).
 
     Attributes:
-        gradient_checkpointing: in training, keep only the blocks' inputs and compute the rest again in the backward
-            pass: much less memory for a third more time, equal gradients.
+        gradient_checkpointing: in training, keep only the inputs of stems and blocks and compute the rest again in the
+            backward pass: much less memory for a third more time, equal gradients.
+        accumulate: in training, the transformer takes the rows in so many parts, and computes each again in the
+            backward pass, so that one part's activations are held at a time. BatchNorms see the whole batch all the
+            same, stems are computed again as a whole: equal gradients.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.accumulate = 1
         dim, rows, columns = config.dim, *config.grid
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()   # stochastic depth, growing with depth
 
@@ -122,20 +130,38 @@ class SDCLModel(nn.Module):
         if not patches:
             raise ValueError("the model needs visible images, infrared images, or both; it got neither")
         s = torch.cat(patches)                                                # [B, P, D]
-        h = torch.cat([self.cls_token.expand(s.shape[0], -1, -1), s], dim=1) + self.pos_embed
-        shallow_tokens = h[:, 1:]
-        recompute = self.gradient_checkpointing and self.training
-        for block in self.blocks:
-            h = checkpoint(block, h, use_reentrant=False) if recompute else block(h)
-        # Shallow: what the last block makes of the first patch tokens, under the class token that has seen all blocks.
-        mixed = torch.cat([h[:, :1], shallow_tokens], dim=1)
-        return Embeddings(self.deep_head(h, recompute), self.shallow_head(mixed, recompute))
+        if self.training and self.accumulate > 1:
+            parts = [checkpoint(self._class_tokens, part, use_reentrant=False) for part in s.chunk(self.accumulate)]
+            deep, shallow = (torch.cat(level) for level in zip(*parts, strict=True))
+        else:
+            deep, shallow = self._class_tokens(s)
+        return Embeddings(self.deep_head.bn(deep), self.shallow_head.bn(shallow))
 
     def _patches(self, stem: ConvStem, images: Tensor) -> Tensor:
         expected = (3, self.config.image_height, self.config.image_width)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}; the model takes [B, *{expected}]")
+        if self.training and (self.gradient_checkpointing or self.accumulate > 1):
+            # Running statistics move in the forward pass alone.
+            contexts = partial(_forward_and_again, stem)
+            return checkpoint(stem, images, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
         return stem(images)
+
+    def _class_tokens(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens [B, P, D] to both heads' output before batch normalisation, [B, D] each; rows are independent of
+        each other."""
+        h = torch.cat([self.cls_token.expand(s.shape[0], -1, -1), s], dim=1) + self.pos_embed
+        shallow_tokens = h[:, 1:]
+        for block in self.blocks:
+            h = self._layer(block, h)
+        # Shallow: what the last block makes of the first patch tokens, under the class token that has seen all blocks.
+        mixed = torch.cat([h[:, :1], shallow_tokens], dim=1)
+        return self._layer(self.deep_head, h), self._layer(self.shallow_head, mixed)
+
+    def _layer(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+        if self.training and self.gradient_checkpointing:
+            return checkpoint(layer, tokens, use_reentrant=False)
+        return layer(tokens)
 
     @torch.no_grad()
     def initialise(self) -> None:

@@ -33,7 +33,8 @@ class Memories:
 
         Args:
             visible, infrared: the step's embeddings, un-normalised; [2b, d] (view 1 of all, then view 2) and [b, d].
-            visible_rows, infrared_rows: [2b] and [b] int64, rows in the training set; each visible row comes twice.
+            visible_rows, infrared_rows: [2b] and [b] int64, rows in the training set; each visible row comes twice. On
+                the CPU, whatever the memories' device, they spare a wait for it (`sdcl.memory.move_rows_`).
         """
         for (modality, level), memory in self.instances.items():
             x, rows = (visible, visible_rows) if modality == "visible" else (infrared, infrared_rows)
@@ -98,7 +99,8 @@ def sdcl_losses(
         infrared: [b, d] embeddings.
         visible_labels, infrared_labels: [2b], [b] int64, clusters of these rows (unified ones in stage 2).
         visible_rows, infrared_rows: [2b], [b] int64, their rows in the training set.
-        memories: of this epoch.
+        memories: of this epoch, on the embeddings' device. Labels and rows may be there or, which spares every wait for
+            a GPU, on the CPU.
 
     Returns:
         total = Σ cluster losses + w_homogeneous·(…) + w_heterogeneous·(…), section 5, and its named parts.
@@ -134,6 +136,7 @@ def _neighbors(
     x: Embeddings, rows: Tensor, anchor: str, target: str, memories: Memories, levels: list[str], config: Config
 ) -> Tensor:
     """L_deep + 0.5·L_shallow of one pair of modalities (section 5)."""
+    rows = rows.to(x.deep.device, non_blocking=True)
     own = {level: memories.instances[anchor, level].features[rows] for level in levels}
     other = {level: memories.instances[target, level].features for level in levels}
     mask = neighbor_mask(own["deep"], own[levels[0]], other["deep"], other[levels[0]], config.neighbor_threshold)

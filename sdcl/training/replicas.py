@@ -7,31 +7,15 @@ what is learned, so it is a setting here that holds for any number of GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sdcl import distributed
 from sdcl.errors import UserError
 from sdcl.models import Embeddings, SDCLModel
+from sdcl.models.statistics import frozen_running_statistics
 
-__all__ = ["ReplicaForward", "forward_replicas", "frozen_running_statistics"]
-
-
-@contextmanager
-def frozen_running_statistics(model: nn.Module, freeze: bool = True) -> Iterator[None]:
-    """Within it, BatchNorms in training mode still use batch statistics, but do not track them."""
-    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if freeze else []
-    for m in tracking:
-        m.track_running_stats = False
-    try:
-        yield
-    finally:
-        for m in tracking:
-            m.track_running_stats = True
+__all__ = ["ReplicaForward", "forward_replicas"]
 
 
 def forward_replicas(model: SDCLModel, visible: Tensor, infrared: Tensor, replicas: int) -> Embeddings:
@@ -81,21 +65,22 @@ class ReplicaForward:
     """The model over its batch-normalisation replicas, on however many processes and GPUs there are.
 
     P processes take equal consecutive parts of the batch: several replicas each, or one, or (P a multiple of the
-    replicas, on GPUs) a part of one with statistics exchanged among those that share it. A single process with as many
-    GPUs as replicas uses them through DataParallel, as the published runs did; otherwise its replicas follow one
-    another.
+    replicas, on GPUs) a part of one with statistics exchanged among those that share it. A single process gives each
+    replica a GPU through DataParallel, as the published runs did, or has them follow one another.
 
     Args:
         model: on this process's device; BatchNorms may be replaced by synchronised ones, so make the optimiser
             afterwards.
         replicas: of the whole batch.
         precision: "bf16" for autocast; embeddings come out as float32 always.
+        parallel: "auto" for DataParallel where a single process has a GPU for each of several replicas, "dp" to demand
+            it, "none" for no more than one GPU a process.
 
     Raises:
-        UserError: the number of processes does not go with the number of replicas.
+        UserError: the number of processes does not go with the number of replicas, or "dp" is impossible.
     """
 
-    def __init__(self, model: SDCLModel, replicas: int, precision: str = "fp32") -> None:
+    def __init__(self, model: SDCLModel, replicas: int, precision: str = "fp32", parallel: str = "auto") -> None:
         self.precision, self.device = precision, model.cls_token.device
         processes = distributed.world()
         self.own_replicas = max(1, replicas // processes)
@@ -114,7 +99,14 @@ class ReplicaForward:
             )
         self.model = model
         self.over_gpus: nn.DataParallel[SDCLModel] | None = None
-        if processes == 1 and replicas > 1 and self.device.type == "cuda" and torch.cuda.device_count() >= replicas:
+        gpus = torch.cuda.device_count() if self.device.type == "cuda" else 0
+        possible = processes == 1 and 1 < replicas <= gpus
+        if parallel == "dp" and not possible:
+            raise UserError(
+                "--parallel dp needs one process, --bn-replicas 2 or more, and a GPU for each replica; there are "
+                f"{processes} process(es), {replicas} replica(s) and {gpus} GPU(s). --parallel none uses one GPU"
+            )
+        if possible and parallel != "none":
             self.over_gpus = nn.DataParallel(model, device_ids=list(range(replicas)))
 
     def __call__(self, visible: Tensor, infrared: Tensor) -> tuple[Embeddings, Embeddings]:

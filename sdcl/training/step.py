@@ -86,20 +86,22 @@ def train_epoch(
     Raises:
         UserError: the loss is not finite; the message names the terms. Model and memories are then of no use.
     """
-    device = labels.visible.device
+    # Rows and labels stay on the CPU, where the memories' rounds are planned, so that no step waits for the device.
+    visible_labels, infrared_labels = labels.visible.cpu(), labels.infrared.cpu()
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate
     forward.model.train()
     sums: dict[str, Tensor] = {}
     means: dict[str, float] = {}
-    for step, batch in enumerate(batches, 1):
-        visible_images, visible_rows, infrared_images, infrared_rows = (x.to(device, non_blocking=True) for x in batch)
-        visible, infrared = forward(visible_images, infrared_images)
+    for step, (visible_images, visible_rows, infrared_images, infrared_rows) in enumerate(batches, 1):
+        visible, infrared = forward(
+            *(images.to(forward.device, non_blocking=True) for images in (visible_images, infrared_images))
+        )
         losses = sdcl_losses(
             visible,
             infrared,
-            labels.visible[visible_rows],
-            labels.infrared[infrared_rows],
+            visible_labels[visible_rows],
+            infrared_labels[infrared_rows],
             visible_rows,
             infrared_rows,
             memories,
