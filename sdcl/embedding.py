@@ -18,7 +18,18 @@ from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import NORMALIZED
 from sdcl.models import Embeddings, SDCLModel
 
-__all__ = ["clustering_features", "embed", "embed_records", "retrieval_features"]
+__all__ = ["clustering_features", "embed", "embed_images", "embed_records", "retrieval_features"]
+
+
+@torch.no_grad()
+def embed_images(
+    model: SDCLModel, images: Tensor, modality: Literal["visible", "infrared"], precision: str = "fp32"
+) -> Embeddings:
+    """Deep and shallow [B, D] float32 of images [B, 3, H, W]: the mean of each and its mirror image, by a model in
+    evaluation mode."""
+    with distributed.autocast(images.device, precision):
+        plain, flipped = (model(**{modality: x}) for x in (images, images.flip(3)))
+    return Embeddings(*((a.float() + b.float()) / 2 for a, b in zip(plain, flipped, strict=True)))
 
 
 @torch.no_grad()
@@ -59,20 +70,17 @@ def embed(
     loader = evaluation_loader(list(paths[own]), NORMALIZED, batch_size, workers, read)
     was_training = model.training
     model.eval()
-    deep, shallow = [], []
+    embedded = []
     try:
         for images in loader:
-            images = images.to(device, non_blocking=True)
-            with distributed.autocast(device, precision):
-                plain, flipped = (model(**{modality: x}) for x in (images, images.flip(3)))
-            deep.append((plain.deep.float() + flipped.deep.float()) / 2)
-            shallow.append((plain.shallow.float() + flipped.shallow.float()) / 2)
+            embedded.append(embed_images(model, images.to(device, non_blocking=True), modality, precision))
             if progress is not None:
                 progress(len(images))
     finally:
         model.train(was_training)
-    empty = [torch.empty(0, model.dim, dtype=torch.float32, device=device)]
-    return Embeddings(*(distributed.gather_shares(torch.cat(x or empty), len(paths)) for x in (deep, shallow)))
+    none = torch.empty(0, model.dim, dtype=torch.float32, device=device)
+    levels = zip(*(embedded or [Embeddings(none, none)]), strict=True)
+    return Embeddings(*(distributed.gather_shares(torch.cat(level), len(paths)) for level in levels))
 
 
 def embed_records(

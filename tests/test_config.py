@@ -87,7 +87,8 @@ def test_settings_are_frozen():
 
 def test_differences_name_what_changes_the_result():
     other = dataclasses.replace(
-        SYSU, eps=0.5, workers=3, run_dir=SYSU.run_dir / "x", model=dataclasses.replace(SYSU.model, depth=6)
+        SYSU, eps=0.5, workers=3, accumulate=2, compile=True, parallel="none",
+        run_dir=SYSU.run_dir / "x", model=dataclasses.replace(SYSU.model, depth=6)
     )
     assert sorted(other.differences(SYSU)) == ["--depth 6 (was 12)", "--eps 0.5 (was 0.6)"]
 
@@ -95,6 +96,7 @@ def test_differences_name_what_changes_the_result():
 @pytest.mark.parametrize("change", [
     {"epochs": 0}, {"eps": 1.5}, {"k1": 0}, {"instances": 0},
     {"trial": 3}, {"bn_replicas": 0}, {"identities": 1, "instances": 2}, {"lr_step": 0},
+    {"accumulate": 0}, {"compile": True, "parallel": "dp"},
 ])  # fmt: skip
 def test_impossible_settings_are_refused(change):
     with pytest.raises(UserError):

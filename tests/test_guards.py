@@ -126,8 +126,8 @@ def test_out_of_memory_says_what_to_lower(monkeypatch) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand a long story")
     message = str(caught.value)
     assert "24 GiB are not enough (CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
-    wanted = ["--embedding-batch 128", "--gradient-checkpointing", "--nproc-per-node 2", "--precision bf16",
-              "--instances 8"]  # fmt: skip
+    wanted = ["--embedding-batch 128", "--gradient-checkpointing", "--accumulate 2", "--nproc-per-node 2",
+              "--precision bf16", "--instances 8"]  # fmt: skip
     assert sorted(wanted, key=message.index) == wanted and "\n" not in message
 
 

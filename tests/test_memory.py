@@ -27,6 +27,26 @@ def test_moving_rows_equals_the_loop(rows):
     torch.testing.assert_close(memory, want, rtol=0, atol=1e-7)
 
 
+def test_moving_rows_is_the_loop_to_the_last_bit():
+    memory, x = F.normalize(torch.randn(40, 24), dim=1), torch.randn(96, 24) * 3
+    rows = torch.randint(0, 40, (96,)) // 2  # many several times
+    want = memory.clone()
+    for row, new in zip(rows.tolist(), x, strict=True):
+        moved = 0.1 * want[row : row + 1] + (1 - 0.1) * new[None]
+        want[row : row + 1] = moved / moved.norm(dim=1, keepdim=True)
+    move_rows_(memory, rows, x, 0.1)
+    assert torch.equal(memory, want)
+
+
+def test_a_memory_on_a_device_is_not_read_when_rows_are_on_the_cpu():
+    """A meta tensor has no values: whatever would fetch one from a device to the CPU fails on it."""
+    rows = torch.tensor([3, 0, 3, 1, 0, 3])
+    memory, x = torch.empty(5, 8, device="meta"), torch.empty(6, 8, device="meta")
+    move_rows_(memory, rows, x, 0.9)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        move_rows_(memory, rows.to("meta"), x, 0.9)
+
+
 def test_instance_memory_takes_embeddings_unnormalised():
     memory = InstanceMemory(torch.tensor([[2.0, 0.0], [0.0, 5.0]]), momentum=0.5)
     memory.update(torch.tensor([[0.0, 3.0]]), torch.tensor([0]))

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,12 @@ from timm.models.vision_transformer import Block
 
 from sdcl.config import ModelConfig
 from sdcl.models import build_model
-from sdcl.models.sdcl_model import class_token_output
+from sdcl.models.sdcl_model import StochasticDepth, class_token_output
 from sdcl.models.stem import ConvStem, InstanceBatchNorm
+from sdcl.training.replicas import forward_replicas
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from bench_step import PeakMemory  # noqa: E402
 
 SMALL = ModelConfig(image_height=64, image_width=32, dim=32, depth=3, heads=2, drop_path=0.0)
 LEVELS = ("deep", "shallow")
@@ -175,24 +181,93 @@ def test_embedding_statistics_are_taken_over_both_modalities_together():
     torch.testing.assert_close(out, F.batch_norm(seen[0], None, None, bn.weight, bn.bias, training=True))
 
 
-def test_gradient_checkpointing_changes_nothing():
-    torch.manual_seed(5)
-    plain = build_model(dataclasses.replace(SMALL, drop_path=0.5)).train()
-    saving = copy.deepcopy(plain)
-    saving.gradient_checkpointing = True
-    v, i = images(6), images(6)
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("saving, drop_path", [
+    ({"gradient_checkpointing": True}, 0.5), ({"accumulate": 2}, 0.0), ({"accumulate": 4}, 0.0),
+    ({"accumulate": 3, "gradient_checkpointing": True}, 0.0), ({"accumulate": 100}, 0.0),
+])  # fmt: skip
+def test_saving_memory_changes_nothing(saving, drop_path, replicas):
+    """Embeddings, gradients, and running statistics, which move once; in float64, where sums of parts are exact enough
+    to tell."""
+    plain = build_model(dataclasses.replace(SMALL, drop_path=drop_path)).train().double()
+    other = copy.deepcopy(plain)
+    for name, value in saving.items():
+        setattr(other, name, value)
+    v, i = images(8).double(), images(6).double()
     calls = []
-    saving.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    for model in (plain, saving):
+    for part in (other.blocks[0], other.stem_visible):
+        part.register_forward_pre_hook(lambda part, _: calls.append(part))
+    results = []
+    for model in (plain, other):
         torch.manual_seed(7)                                # the same images keep their branches
-        out = model(v, i)
+        out = forward_replicas(model, v, i, replicas)
+        results.append(out)
         (out.deep.sin() + out.shallow.cos()).sum().backward()
-    assert len(calls) == 2                                  # forward, and again in the backward pass
-    for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
+    assert calls.count(other.stem_visible) == 2 * replicas  # forward, and again in the backward pass
+    parts = min(saving.get("accumulate", 1), 14 // replicas)
+    again = 2 if len(saving) == 2 else 1                    # in the part's backward pass, and in the block's own
+    assert calls.count(other.blocks[0]) == (1 + again) * replicas * parts
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for (name, p), q in zip(plain.named_parameters(), other.parameters(), strict=True):
         if p.requires_grad:
-            torch.testing.assert_close(q.grad, p.grad, rtol=1e-5, atol=1e-6, msg=name)
-    for (name, a), b in zip(plain.named_buffers(), saving.buffers(), strict=True):
-        torch.testing.assert_close(b, a, msg=name)
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-9, atol=1e-9, msg=name)
+    for (name, a), b in zip(plain.named_buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_parts_of_a_batch_hold_less_memory():
+    """What the transformer needs beside its inputs and gradients goes down about as the parts' number goes up."""
+    config = dataclasses.replace(SMALL, depth=9)
+    s, peaks = torch.randn(48, 8, 32, requires_grad=True), {}
+    for parts in (1, 2, 4, 8):
+        model = build_model(config).train()
+        model.accumulate = parts
+        model._patches = lambda stem, images: s
+        for memory in (PeakMemory(), PeakMemory()):         # the second time, gradients are there
+            with memory:
+                sum(x.square().mean() for x in model(s)).backward()
+        gradients = sum(p.numel() * 4 for p in model.parameters() if p.grad is not None)
+        peaks[parts] = memory.peak - gradients              # a sum over parts is held until it is complete
+    assert peaks[1] / peaks[2] > 1.7 and peaks[1] / peaks[4] > 2.9 and peaks[1] / peaks[8] > 4, peaks
+
+
+@pytest.mark.parametrize("saving", [{"gradient_checkpointing": True}, {"accumulate": 2}])
+def test_stems_are_not_held(saving):
+    """Between the forward and the backward pass, a stem's maps would be most of what is held."""
+    held = {}
+    for case in ({}, saving):
+        model = build_model(dataclasses.replace(SMALL, depth=2)).train()
+        for name, value in case.items():
+            setattr(model, name, value)
+        with PeakMemory() as memory:
+            out = model(images(4), images(4))
+        held[len(case)] = memory.held
+        assert out.deep.requires_grad
+    assert held[1] < 0.1 * held[0], held
+
+
+def test_stochastic_depth_keeps_rows_by_its_rate_and_their_mean():
+    depth, rows = StochasticDepth(0.25).train(), torch.ones(4000, 3, 2)
+    out = depth(rows)
+    assert torch.equal(out, out[:, :1, :1].expand_as(out)), "a row stays or goes as a whole"
+    torch.testing.assert_close(out.unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert float(out.mean()) == pytest.approx(1, abs=0.03)
+    assert torch.equal(StochasticDepth(0.0).train()(rows), rows) and depth.eval()(rows) is rows
+    assert depth.train()(rows.bfloat16()).dtype == torch.bfloat16
+
+
+def test_weights_keep_their_names_with_stochastic_depth():
+    with_it, without = (build_model(dataclasses.replace(SMALL, drop_path=p)).state_dict() for p in (0.1, 0.0))
+    assert with_it.keys() == without.keys()
+
+
+def test_attention_is_fused(monkeypatch):
+    """Every block attends through torch's own kernels."""
+    calls, attention = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or attention(*a, **k))
+    build_model(SMALL)(images(2))
+    assert len(calls) == SMALL.depth + 1
 
 
 def test_wrong_input_is_named():

@@ -1,13 +1,16 @@
 """Batch statistics in replicas against separate copies of the model, one for each replica."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sdcl.config import ModelConfig
+from sdcl.errors import UserError
 from sdcl.models import build_model
-from sdcl.training.replicas import forward_replicas
+from sdcl.models.statistics import frozen_running_statistics
+from sdcl.training.replicas import ReplicaForward, forward_replicas
 
 SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.0)
 
@@ -46,8 +49,6 @@ def test_running_statistics_count_one_step():
     forward_replicas(model, *batch(4), 2)
     counts = {name: int(x) for name, x in model.named_buffers() if name.endswith("num_batches_tracked")}
     assert counts and set(counts.values()) == {1}
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    assert all(m.track_running_stats for m in norms)
 
 
 def test_two_replicas_differ_from_one():
@@ -58,7 +59,21 @@ def test_two_replicas_differ_from_one():
     assert not torch.allclose(whole.deep, split.deep, atol=1e-2)
 
 
-def test_tracking_resumes_after_a_failure():
+def test_frozen_statistics_are_used_and_stay():
+    model, frozen = build_model(SMALL).train(), build_model(SMALL).train()
+    frozen.load_state_dict(model.state_dict())
+    before = {name: b.clone() for name, b in frozen.named_buffers()}
+    v, i = batch(2)
+    with frozen_running_statistics(frozen):
+        out = frozen(v, i)
+    for a, c in zip(out, model(v, i), strict=True):
+        assert torch.equal(a, c)
+    for name, buffer in frozen.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert not torch.equal(model.deep_head.bn.running_mean, before["deep_head.bn.running_mean"])
+
+
+def test_statistics_move_again_after_a_failure():
     model = build_model(SMALL).train()
     v, i = batch(2)
     calls = []
@@ -68,10 +83,33 @@ def test_tracking_resumes_after_a_failure():
         if len(calls) == 2:
             raise RuntimeError("second replica")
 
+    buffers = dict(model.named_buffers())
     model.register_forward_pre_hook(fail_second)
     with pytest.raises(RuntimeError, match="second replica"):
         forward_replicas(model, v, i, 2)
-    assert all(m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert all(b is buffers[name] for name, b in model.named_buffers())
+
+
+@pytest.mark.parametrize("gpus, replicas, processes, message", [
+    (1, 2, 1, r"1 process\(es\), 2 replica\(s\) and 1 GPU"), (0, 2, 1, "and 0 GPU"), (4, 1, 1, "1 replica"),
+    (4, 4, 2, "2 process"),
+])  # fmt: skip
+def test_data_parallel_on_demand_needs_its_gpus(monkeypatch, gpus, replicas, processes, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("sdcl.distributed.world", lambda: processes)
+    model = SimpleNamespace(cls_token=SimpleNamespace(device=torch.device("cuda" if gpus else "cpu")))
+    with pytest.raises(UserError, match=f"--parallel dp needs .*{message}.*--parallel none uses one GPU"):
+        ReplicaForward(model, replicas, parallel="dp")
+
+
+@pytest.mark.parametrize("parallel, spread", [("auto", True), ("dp", True), ("none", False)])
+def test_data_parallel_where_there_are_gpus(monkeypatch, parallel, spread):
+    made = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.nn, "DataParallel", lambda model, device_ids: made.append(device_ids))
+    model = SimpleNamespace(cls_token=SimpleNamespace(device=torch.device("cuda", 0)))
+    ReplicaForward(model, 2, parallel=parallel)
+    assert made == ([[0, 1]] if spread else [])
 
 
 def test_evaluation_does_not_depend_on_replicas():

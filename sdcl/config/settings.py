@@ -166,6 +166,16 @@ class Config:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: much less GPU memory, a third more
     time, the same result."""
+    accumulate: int = 1
+    """Take each step's rows through the transformer in so many parts, each computed again in the backward pass: about
+    so many times less GPU memory for activations, a third more time. Losses, memories and batch statistics see the
+    whole batch all the same; stochastic depth draws in another order."""
+    compile: bool = False
+    """Run the network as fused kernels (torch.compile; it needs a compiler and takes its time at the start). The same
+    computation, rounded differently, as on another GPU. Not together with --parallel dp."""
+    parallel: Literal["auto", "dp", "none"] = "auto"
+    """A single process and several GPUs: dp spreads the batch-normalisation replicas over them (DataParallel), none
+    keeps to one GPU, auto is dp where there are GPUs enough (with --compile: none)."""
     deterministic: bool = False
     """Use deterministic device kernels only, so that two runs on one machine have equal logs and weights. On the CPU
     they have anyway; on a GPU it costs some speed."""
@@ -221,6 +231,12 @@ class Config:
                 self.trial is not None and self.dataset != "regdb",
                 "trial belongs to RegDB alone; other data sets have one training set",
             ),
+            (self.accumulate < 1, f"accumulate is {self.accumulate}: 1 (the whole batch at once) or more parts"),
+            (
+                self.compile and self.parallel == "dp",
+                "--compile does not go with --parallel dp: start a process for each GPU, torchrun --nproc-per-node "
+                f"{self.bn_replicas}",
+            ),
             (self.lr_step < 1, f"lr-step is {self.lr_step}: at least 1"),
         ]
         for wrong, message in problems:
@@ -260,6 +276,9 @@ class Config:
         "resume",
         "published_counts",
         "gradient_checkpointing",
+        "accumulate",
+        "compile",
+        "parallel",
         "trial",  # the checkpoint's own trial is compared with the one that is trained
         "skip_unreadable",  # the fingerprint tells whether files changed
         "deterministic",

@@ -1,5 +1,6 @@
 """The network and its weight files."""
 
+from sdcl.models.compiled import compile_parts
 from sdcl.models.sdcl_model import Embeddings, SDCLModel
 from sdcl.models.weights import (
     LoadReport,
@@ -17,6 +18,7 @@ __all__ = [
     "LoadReport",
     "SDCLModel",
     "build_model",
+    "compile_parts",
     "load_backbone",
     "load_checkpoint",
     "published_names",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -47,6 +48,28 @@ def class_token_output(block: Block, tokens: Tensor) -> Tensor:
     x = x + block.drop_path1(attn.proj(attended))
     x = x + block.drop_path2(block.mlp(block.norm2(x)))
     return x[:, 0]
+
+
+class StochasticDepth(DropPath):
+    """Leaves a residual branch out, row by row, with probability `drop_prob`, and divides the branches that stay by the
+    probability to stay; in training only.
+
+    That probability is a tensor here (not saved with the weights): compiled code then does not differ from block to
+    block. timm's own is a number that is compiled in.
+    """
+
+    keep: Tensor
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__(drop_prob)
+        self.register_buffer("keep", torch.tensor(1.0 - drop_prob), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] to the same shape."""
+        if not self.training:
+            return x
+        stays = torch.bernoulli(self.keep.expand(len(x), 1, 1)) / self.keep
+        return x * stays.to(x.dtype)
 
 
 class EmbeddingHead(nn.Module):
@@ -96,8 +119,10 @@ class SDCLModel(nn.Module):
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()   # stochastic depth, growing with depth
 
         def block(index: int) -> Block:
-            return Block(dim, config.heads, config.mlp_ratio, qkv_bias=True, drop_path=rates[index],
-                         norm_layer=LayerNorm)
+            made = Block(dim, config.heads, config.mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
+            if config.drop_path:
+                made.drop_path1, made.drop_path2 = StochasticDepth(rates[index]), StochasticDepth(rates[index])
+            return made
 
         self.stem_visible = ConvStem(dim)
         self.stem_infrared = ConvStem(dim)

@@ -104,6 +104,7 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
         ]
         if not config.gradient_checkpointing:
             options.append("--gradient-checkpointing (same result, about a third slower)")
+        options.append(f"--accumulate {2 * config.accumulate} (same result, about a third slower than without)")
         if config.bn_replicas > 1:
             options.append(f"{config.bn_replicas} GPUs: torchrun --nproc-per-node {config.bn_replicas} train_sdcl.py …")
         if config.precision != "bf16":
