@@ -74,9 +74,9 @@ def test_every_phase_at_full_size(people: Path, tmp_path: Path, capsys, monkeypa
     seen: dict[str, list] = {"cluster": [], "losses": []}
     make, losses = labels_module.cluster, module.train_epoch
 
-    def clustered(features, *rest):
+    def clustered(features, *rest, neighbors):
         seen["cluster"].append((tuple(features.shape), rest))
-        return make(features, *rest)
+        return make(features, *rest, neighbors=neighbors)
 
     def trained(forward, optimizer, batches, *rest):
         before = [p.detach().clone() for p in forward.model.parameters()]
