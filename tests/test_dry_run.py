@@ -123,7 +123,7 @@ def test_two_processes_from_the_command_line(people: Path, tmp_path: Path) -> No
     options = settings(data_dir=people, run_dir=tmp_path / "run", workers=1)
     command = [*torchrun, "train_sdcl.py", "demo", *options, "--dry-run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("whole schedule") == 1 and list(table(done.stdout)) == [*PHASES, "whole schedule"]
     assert [table(done.stdout)[f"train, stage {s}"][1] for s in (1, 2)] == [str(STAGE2), str(EPOCHS - STAGE2)]

@@ -116,7 +116,8 @@ def test_a_run_shows_every_epoch_once(people: Path, tmp_path: Path, capsys, monk
             assert values(events, f"labels/{key}")[-1] == (1, pytest.approx(lines[1][key], rel=1e-6))
     assert [h.step for h in events.Histograms("labels/infrared_cluster_sizes_log2")] == [0, 1]
     assert any(key.startswith("neighbors_visible") for key in lines[1]) and lines[1]["stage"] == 2
-    shown = [text for text in went_on.out.splitlines() if text.startswith("    ")]
+    said = went_on.out.splitlines()
+    shown = said[1 + next(n for n, text in enumerate(said) if text.startswith("epoch ")) :]
     assert "8 identities, purity" in shown[0] and "association" in shown[2]
 
     real = builtins.__import__

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch.optim import SGD
 
 from sdcl.config import PRESETS, ModelConfig
 from sdcl.models import Embeddings, build_model
@@ -47,7 +46,7 @@ def test_steps_never_wait_for_the_device(stage, changes):
     model = build_model(SMALL).to("meta")
     for name, value in changes.items():
         setattr(model, name, value)
-    forward, optimizer = ReplicaForward(model, 2), SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    forward, optimizer = ReplicaForward(model, 2), step.make_optimizer(model, CONFIG)
     arguments = (labels, memories, CONFIG.at(STAGES[stage]), CONFIG)
     assert step.train_epoch(forward, optimizer, batches(3, "meta"), *arguments) == {}
     assert len(optimizer.state) == sum(p.requires_grad for p in model.parameters())

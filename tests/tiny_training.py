@@ -56,7 +56,8 @@ def in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 def read_curves(folder: Path) -> EventAccumulator:
     """Everything in a folder of event files; unlike TensorBoard it shows twice what is there twice."""
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+    everything = {"scalars": 0, "histograms": 0}
+    return EventAccumulator(str(folder), size_guidance=everything, purge_orphaned_data=False).Reload()
 
 
 def settings(**changes: object) -> list[str]:
