@@ -180,7 +180,7 @@ def main() -> None:
         if a.data_dir is not None or a.identities:
             rows.append(bench_embedding(config, a.rounds))
     rows.append(bench_metrics(a.queries, a.gallery, a.trials, a.rounds))
-    print(f"{torch.get_num_threads()} threads, network of {a.preset}, medians of {a.rounds} rounds\n")
+    print(f"threads: {torch.get_num_threads()}, network: {a.preset}, rounds: {a.rounds}\n")
     print(align_columns(rows, left=1))
 
 
