@@ -31,14 +31,13 @@ def labels_and_memories(stage: int, device: str = "cpu") -> tuple[PseudoLabels, 
 
 
 def batches(count: int, device: str = "cpu"):
-    rows = torch.tensor([row for row in range(ROWS) if row % 6])[:16]  # of clusters: the others are outliers
+    rows = torch.tensor([row for row in range(ROWS) if row % 6][:16])  # the labelled ones
     images = [torch.randn(n, 3, 32, 16, device=device) for n in (32, 16)]
     for _ in range(count):
         yield images[0], rows.repeat(2), images[1], rows
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"gradient_checkpointing": True}])
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage, changes", [(1, {}), (2, {"accumulate": 2, "gradient_checkpointing": True})])
 def test_steps_never_wait_for_the_device(stage, changes):
     """The network, its gradients, the memories and the optimiser have no values here (meta tensors), so that whatever
     would fetch one to the CPU fails. Meters are looked at in the fourth step; three are taken."""
