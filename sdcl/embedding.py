@@ -15,7 +15,7 @@ from sdcl.config import Config
 from sdcl.data.cache import pixel_reader
 from sdcl.data.loading import evaluation_loader
 from sdcl.data.records import ImageRecord
-from sdcl.data.transforms import NORMALIZED
+from sdcl.data.transforms import normalize_bytes
 from sdcl.models import Embeddings, SDCLModel
 
 __all__ = ["clustering_features", "embed", "embed_images", "embed_records", "retrieval_features"]
@@ -67,13 +67,14 @@ def embed(
     device = model.cls_token.device
     own = distributed.shares(len(paths))[distributed.rank()]
     read = pixel_reader(paths, modality, size, interpolation, image_cache, workers)
-    loader = evaluation_loader(list(paths[own]), NORMALIZED, batch_size, workers, read)
+    loader = evaluation_loader(list(paths[own]), torch.from_numpy, batch_size, workers, read)
     was_training = model.training
     model.eval()
     embedded = []
     try:
         for images in loader:
-            embedded.append(embed_images(model, images.to(device, non_blocking=True), modality, precision))
+            images = normalize_bytes(images.to(device, non_blocking=True))
+            embedded.append(embed_images(model, images, modality, precision))
             if progress is not None:
                 progress(len(images))
     finally:

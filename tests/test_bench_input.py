@@ -11,11 +11,12 @@ from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 def test_the_table_has_every_way_and_its_ratio(tmp_path, monkeypatch, capsys) -> None:
     write_sysu_layout(tmp_path, SyntheticConfig(3, 2, images_per_camera=2, height=32, width=16), workers=1)
     sysu.prepare(tmp_path, progress=False)
-    sizes = ["--height", "32", "--width", "16", "--identities", "2", "--instances", "2", "--steps", "2"]
-    monkeypatch.setattr(sys, "argv", ["bench_input.py", "--data", str(tmp_path), *sizes, "--rounds", "1"])
+    options = {"height": 32, "width": 16, "identities": 2, "instances": 2, "steps": 2, "rounds": 1}
+    sizes = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["bench_input.py", "--data", str(tmp_path), *sizes])
     bench_input.main()
     lines = capsys.readouterr().out.splitlines()
-    for name in ("files", "cache", *bench_input.TRAINING):
+    for name in ("files", "cache", "reading, cache", *bench_input.TRAINING):
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         speed, ratio = re.fullmatch(rf"{name} +(\d+) +([\d.]+)x", line).groups()  # type: ignore[union-attr]
         assert int(speed) > 0 and float(ratio) > 0

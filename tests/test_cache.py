@@ -18,7 +18,7 @@ from sdcl.data import cache
 from sdcl.data.cache import CachedImages, build_caches, pixel_reader
 from sdcl.data.loading import evaluation_loader, open_image
 from sdcl.data.records import ImageRecord
-from sdcl.data.transforms import NORMALIZED, evaluation_transform
+from sdcl.data.transforms import evaluation_transform, normalize_bytes
 from sdcl.errors import UserError
 
 SIZE = (32, 16)
@@ -51,15 +51,23 @@ def files(folder: Path) -> list[str]:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_tensors_are_those_of_the_image_files_to_the_last_bit(paths, tmp_path, interpolation) -> None:
     expected = torch.cat(list(evaluation_loader(paths, evaluation_transform(*SIZE, interpolation), 7, 0)))
-    for folder, workers in ((tmp_path / "one", 0), (tmp_path / "two", 2)):  # built, then read, by this many processes
-        for _ in range(2):
-            read = reader(paths, folder, interpolation, workers)
-            assert torch.equal(torch.cat(list(evaluation_loader(paths, NORMALIZED, 7, workers, read))), expected)
-    read = reader(paths, tmp_path / "two", interpolation)
-    some = [paths[20], paths[3], paths[3]]  # in any order
-    assert torch.equal(torch.stack([NORMALIZED(read(path)) for path in some]), expected[[20, 3, 3]])
-    read = reader(paths, None, interpolation)  # without a cache
-    assert torch.equal(torch.cat(list(evaluation_loader(paths, NORMALIZED, 7, 0, read))), expected)
+
+    def tensors(folder: Path | None, workers: int, some=paths) -> torch.Tensor:
+        read = reader(paths, folder, interpolation, workers)
+        return torch.cat([normalize_bytes(x) for x in evaluation_loader(some, torch.from_numpy, 7, workers, read)])
+
+    for folder, workers in ((tmp_path / "one", 0), (tmp_path / "two", 2), (None, 0)):
+        assert torch.equal(tensors(folder, workers), expected)  # built by this many processes; None: without a cache
+        assert torch.equal(tensors(folder, workers), expected)  # read again
+    assert torch.equal(tensors(tmp_path / "two", 0, [paths[20], paths[3], paths[3]]), expected[[20, 3, 3]])
+
+
+def test_every_byte_is_normalised_as_the_chain_does_on_every_device() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).repeat(1, 1, 3)
+    expected = evaluation_transform(16, 16, "bicubic")(Image.fromarray(pixels.numpy()))
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        got = normalize_bytes(pixels[None].to(device))
+        assert torch.equal(got[0].cpu(), expected) and got.is_contiguous()
 
 
 def test_the_file_is_plain_and_mapped_and_each_list_has_its_own(paths, tmp_path) -> None:

@@ -80,6 +80,13 @@ def test_settings_survive_json(preset):
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+def test_a_cache_folder_survives_json_and_earlier_settings_have_none():
+    saved = json.loads(json.dumps(dataclasses.replace(SYSU, image_cache=SYSU.data_dir / "cache").to_json()))
+    assert Config.from_json(saved).image_cache == SYSU.data_dir / "cache"
+    del saved["image_cache"], saved["augment"]
+    assert Config.from_json(saved) == SYSU
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SYSU.eps = 0.5
@@ -87,10 +94,22 @@ def test_settings_are_frozen():
 
 def test_differences_name_what_changes_the_result():
     other = dataclasses.replace(
-        SYSU, eps=0.5, workers=3, accumulate=2, compile=True, parallel="none",
-        run_dir=SYSU.run_dir / "x", model=dataclasses.replace(SYSU.model, depth=6)
+        SYSU,
+        eps=0.5,
+        workers=3,
+        accumulate=2,
+        compile=True,
+        parallel="none",
+        image_cache=SYSU.data_dir,
+        augment="device",
+        run_dir=SYSU.run_dir / "x",
+        model=dataclasses.replace(SYSU.model, depth=6),
     )
-    assert sorted(other.differences(SYSU)) == ["--depth 6 (was 12)", "--eps 0.5 (was 0.6)"]
+    assert sorted(other.differences(SYSU)) == [
+        "--augment device (was workers)",
+        "--depth 6 (was 12)",
+        "--eps 0.5 (was 0.6)",
+    ]
 
 
 @pytest.mark.parametrize("change", [

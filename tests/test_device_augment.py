@@ -101,7 +101,7 @@ def by_the_chains_own_steps(pixels: Tensor, draws: Draws, row: int, padding: int
     top, left, high, wide = map(int, draws.rectangle[row])
     x[:, top : top + high, left : left + wide] = torch.tensor(transforms.ERASED)[:, None, None]
     grey = (x * torch.tensor(transforms.GREY)[:, None, None]).sum(0)
-    return torch.stack([grey if c == GREYED else x[c] for c in draws.channels[row].tolist()])
+    return torch.stack([grey if c == GREYED else x[c] for c in draws.sources[row].tolist()])
 
 
 @pytest.mark.parametrize("exchanges", [VISIBLE, INFRARED])
@@ -194,12 +194,12 @@ def same_law(a: Tensor, b: Tensor) -> bool:
 
 
 def test_channel_exchange_draws() -> None:
-    channels = drawn(2 * DRAWS, VISIBLE).channels
+    channels = drawn(2 * DRAWS, VISIBLE).sources
     assert (channels[:DRAWS] == torch.arange(3)).all()  # view 1
     shares = {tuple(c): n / DRAWS for c, n in zip(*(x.tolist() for x in channels[DRAWS:].unique(
         dim=0, return_counts=True)), strict=True)}  # fmt: skip
     assert shares.keys() == {(c, c, c) for c in range(3)} and all(share_close(s, 1 / 3) for s in shares.values())
-    found, counts = drawn(DRAWS, INFRARED).channels.unique(dim=0, return_counts=True)
+    found, counts = drawn(DRAWS, INFRARED).sources.unique(dim=0, return_counts=True)
     shares = {tuple(c): n / DRAWS for c, n in zip(found.tolist(), counts.tolist(), strict=True)}
     expected = {(c, c, c): 1 / 4 for c in range(3)} | {(0, 1, 2): 1 / 8, (GREYED,) * 3: 1 / 8}
     assert shares.keys() == expected.keys() and all(share_close(shares[c], p) for c, p in expected.items())

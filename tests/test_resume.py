@@ -78,6 +78,24 @@ def test_two_runs_and_any_number_of_workers_are_equal(runs: Runs) -> None:
     assert {re.sub(r"^[a-z1.]+: \.(config\.)?", "", f) for f in found} == {"deterministic", "workers"}
 
 
+def test_a_run_that_reads_a_cache_is_equal(runs: Runs) -> None:
+    runs.to_the_end("cached", "--image-cache", str(runs.folder / "cache"))
+    assert len(list((runs.folder / "cache").glob("*.npy"))) == 4
+    found = differences(runs.folder / "uninterrupted", runs.folder / "cached")
+    assert {re.sub(r"^[a-z1.]+: \.(config\.)?", "", f) for f in found} == {"image_cache"}
+
+
+def test_a_killed_run_that_augments_on_the_device_ends_as_an_uninterrupted_one(runs: Runs) -> None:
+    options = ["--augment", "device", "--image-cache", str(runs.folder / "cache")]
+    runs.to_the_end("device", *options)
+    assert any(".loss" in f for f in differences(runs.folder / "uninterrupted", runs.folder / "device"))
+    process = runs.start("device-again", *options, trap=Moment(1, "best.pth", "before"))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    runs.to_the_end("device-again", *options)
+    assert differences(runs.folder / "device", runs.folder / "device-again") == []
+
+
 # -- going on ---------------------------------------------------------------------------------------------------------
 
 

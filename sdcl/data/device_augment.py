@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sdcl.data.transforms import ERASED, GREY, MEAN, STD, RandomErasing
+from sdcl.data.transforms import ERASED, GREY, MEAN, STD, RandomErasing, channels
 
 __all__ = ["AugmentedBatches", "Draws", "augment", "exchange_infrared", "exchange_visible", "unchanged"]
 
@@ -41,8 +41,8 @@ class Draws(NamedTuple):
     """bool [n]."""
     rectangle: Tensor
     """[n, 4] top, left, height and width of what is erased; 0 high and wide where nothing is."""
-    channels: Tensor
-    """int64 [n, 3], see `Exchange`."""
+    sources: Tensor
+    """int64 [n, 3] of the channels, see `Exchange`."""
 
 
 class AugmentedBatches:
@@ -100,8 +100,8 @@ def draw(
     flip = uniform() < 0.5
     erased = uniform() < RandomErasing.probability
     rectangle = erasing_rectangles(uniform(RandomErasing.tries, 2), uniform(2), height, width) * erased[:, None]
-    channels = torch.cat([exchange(n // len(exchanges), generator) for exchange in exchanges])
-    return Draws(factors, order, shift, flip, rectangle, channels)
+    sources = torch.cat([exchange(n // len(exchanges), generator) for exchange in exchanges])
+    return Draws(factors, order, shift, flip, rectangle, sources)
 
 
 def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
@@ -109,9 +109,9 @@ def augment(images: Tensor, draws: Draws, padding: int) -> Tensor:
     x = images.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format) / 255
     x = jitter(x, draws.factors, draws.order)
     x = crop_and_flip(x, draws.shift, draws.flip, padding)
-    x = (x - _channels(MEAN, x)) / _channels(STD, x)
+    x = (x - channels(MEAN, x)) / channels(STD, x)
     x = erase(x, draws.rectangle)
-    return exchange(x, draws.channels)
+    return exchange(x, draws.sources)
 
 
 def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -187,13 +187,13 @@ def erase(x: Tensor, rectangle: Tensor) -> Tensor:
     row = torch.arange(x.shape[2], device=x.device)[:, None]
     column = torch.arange(x.shape[3], device=x.device)
     gone = (row >= top) & (row < top + high) & (column >= left) & (column < left + wide)
-    return torch.where(gone, _channels(ERASED, x), x)
+    return torch.where(gone, channels(ERASED, x), x)
 
 
-def exchange(x: Tensor, channels: Tensor) -> Tensor:
+def exchange(x: Tensor, sources: Tensor) -> Tensor:
     """Images [n, 3, H, W] with their channels taken from red, green, blue or grey."""
-    sources = torch.cat([x, _grey(x)], 1)
-    return sources[torch.arange(len(x), device=x.device)[:, None], channels]
+    available = torch.cat([x, _grey(x)], 1)
+    return available[torch.arange(len(x), device=x.device)[:, None], sources]
 
 
 def unchanged(n: int, generator: torch.Generator) -> Tensor:
@@ -221,8 +221,3 @@ def _grey(x: Tensor) -> Tensor:
 def _each(values: Tensor) -> Tensor:
     """[n] -> [n, 1, 1, 1], one for each image."""
     return values.view(-1, 1, 1, 1)
-
-
-def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    """[3, 1, 1] constants, one for each channel; filled in where they are, since a copy would wait for the device."""
-    return torch.stack([like.new_full((1, 1), value) for value in values])

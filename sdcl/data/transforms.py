@@ -23,9 +23,6 @@ INTERPOLATIONS = {
     "lanczos": InterpolationMode.LANCZOS,
 }
 
-NORMALIZED = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-"""PIL RGB or uint8 array [H, W, 3] -> float32 [3, H, W], as the network takes it."""
-
 
 class RandomErasing:
     """Overwrite a random rectangle with constants, with probability 1/2 (method page, section 2).
@@ -126,7 +123,22 @@ def evaluation_transform(height: int, width: int, interpolation: str) -> transfo
 
     interpolation: "bicubic" for clustering, "lanczos" for the test. Raises ValueError for a name that is unknown.
     """
-    return transforms.Compose([resize(height, width, interpolation), NORMALIZED])
+    return transforms.Compose(
+        [resize(height, width, interpolation), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    )
+
+
+def normalize_bytes(images: Tensor) -> Tensor:
+    """uint8 [b, H, W, 3] -> float [b, 3, H, W], normalised: equal to `evaluation_transform` after its resize, to the
+    last bit, on any device."""
+    x = images.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format)
+    # Divisors are tensors: by a plain number a GPU would multiply with its inverse, which rounds differently.
+    return x.div_(x.new_full((), 255)).sub_(channels(MEAN, x)).div_(channels(STD, x))
+
+
+def channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    """[3, 1, 1] constants, one for each channel; filled in where they are, since a copy would wait for the device."""
+    return torch.stack([like.new_full((1, 1), value) for value in values])
 
 
 def _uniform(low: float, high: float) -> float:
