@@ -29,7 +29,7 @@ from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.diagnostics import diagnose_epoch
 from sdcl.embedding import embed_records
 from sdcl.errors import run_program
-from sdcl.models import build_model, compile_parts
+from sdcl.models import build_model, channels_last_stems, compile_parts
 from sdcl.retrieval import TestSet, embed_test_set, evaluate, load_test_set
 from sdcl.training.dry_run import dry_run
 from sdcl.training.final import final_results, mean_of_trials
@@ -91,6 +91,8 @@ def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaFo
     seed_everything(config.seed, trial, "weights")
     model = build_model(config.model).to(device)
     model.gradient_checkpointing, model.accumulate = config.gradient_checkpointing, config.accumulate
+    if config.channels_last:
+        channels_last_stems(model)
     forward = ReplicaForward(model, config.bn_replicas, config.precision, "none" if config.compile else config.parallel)
     if config.compile:
         compile_parts(model)

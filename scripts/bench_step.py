@@ -37,7 +37,7 @@ from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.embedding import embed_images  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.models import Embeddings, build_model, compile_parts  # noqa: E402
+from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
 from sdcl.training import PseudoLabels, build_memories  # noqa: E402
 from sdcl.training.replicas import ReplicaForward  # noqa: E402
@@ -72,7 +72,7 @@ WAYS = {
     "bf16": Way("--precision bf16", "bf16"),
     "compile": Way("--compile", compile=True),
     "bf16+compile": Way("--precision bf16 --compile", "bf16", compile=True),
-    "channels-last": Way("stems with weights in channels-last order (no option)", channels_last=True),
+    "channels-last": Way("--channels-last", channels_last=True),
     "checkpointing": Way("--gradient-checkpointing", gradient_checkpointing=True),
     "accumulate-2": Way("--accumulate 2", accumulate=2),
     "accumulate-4": Way("--accumulate 4", accumulate=4),
@@ -121,8 +121,7 @@ class Bench:
             for block in self.model.blocks:
                 block.attn.fused_attn = False  # type: ignore[union-attr, assignment]
         if way.channels_last:
-            self.model.stem_visible.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.model.stem_infrared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_last_stems(self.model)
         if way.compile:
             compile_parts(self.model)
         self.forward = ReplicaForward(self.model, config.bn_replicas, way.precision, "none")

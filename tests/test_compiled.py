@@ -1,4 +1,4 @@
-"""Compiled networks: the same results, names and random numbers as without (`--compile`)."""
+"""Compiled networks and channels-last stems: the same results and names as without (`--compile`, `--channels-last`)."""
 
 import copy
 import dataclasses
@@ -9,7 +9,7 @@ import torch
 
 from sdcl.config import PRESETS, ModelConfig
 from sdcl.errors import UserError
-from sdcl.models import build_model, compile_parts
+from sdcl.models import build_model, channels_last_stems, compile_parts
 from sdcl.training.replicas import forward_replicas
 
 SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=4, heads=2, drop_path=0.3)
@@ -106,3 +106,21 @@ def test_without_a_compiler_the_message_says_so(monkeypatch, tmp_path):
 def test_compiled_copies_on_several_gpus_are_refused():
     with pytest.raises(UserError, match="--compile does not go with --parallel dp.*--nproc-per-node 2"):
         dataclasses.replace(PRESETS["sysu"], compile=True, parallel="dp")
+
+
+def test_channels_last_stems_compute_the_same() -> None:
+    model = build_model(SMALL)
+    images = torch.randn(4, 3, SMALL.image_height, SMALL.image_width, generator=torch.Generator().manual_seed(0))
+    names = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    for training in (False, True):
+        model.train(training)
+        torch.manual_seed(0)
+        before = model(visible=images, infrared=images)
+        channels_last_stems(model)
+        assert model.stem_visible.conv[3].weight.is_contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(0)
+        after = model(visible=images, infrared=images)
+        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+        for stem in (model.stem_visible, model.stem_infrared):
+            stem.to(memory_format=torch.contiguous_format)
+    assert names == {name: tuple(t.shape) for name, t in model.state_dict().items()}

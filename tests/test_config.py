@@ -99,6 +99,7 @@ def test_differences_name_what_changes_the_result():
         workers=3,
         accumulate=2,
         compile=True,
+        channels_last=True,
         parallel="none",
         image_cache=SYSU.data_dir,
         augment="device",

@@ -173,6 +173,9 @@ class Config:
     compile: bool = False
     """Run the network as fused kernels (torch.compile; it needs a compiler and takes its time at the start). The same
     computation, rounded differently, as on another GPU. Not together with --parallel dp."""
+    channels_last: bool = False
+    """Keep the convolutional stems' weights in channels-last order, which some GPUs prefer, above all with --precision
+    bf16; scripts/bench_step.py tells whether yours does. The same result up to rounding."""
     parallel: Literal["auto", "dp", "none"] = "auto"
     """A single process and several GPUs: dp spreads the batch-normalisation replicas over them (DataParallel), none
     keeps to one GPU, auto is dp where there are GPUs enough (with --compile: none)."""
@@ -278,6 +281,7 @@ class Config:
         "gradient_checkpointing",
         "accumulate",
         "compile",
+        "channels_last",
         "parallel",
         "trial",  # the checkpoint's own trial is compared with the one that is trained
         "skip_unreadable",  # the fingerprint tells whether files changed

@@ -1,6 +1,6 @@
 """The network and its weight files."""
 
-from sdcl.models.compiled import compile_parts
+from sdcl.models.compiled import channels_last_stems, compile_parts
 from sdcl.models.sdcl_model import Embeddings, SDCLModel
 from sdcl.models.weights import (
     LoadReport,
@@ -18,6 +18,7 @@ __all__ = [
     "LoadReport",
     "SDCLModel",
     "build_model",
+    "channels_last_stems",
     "compile_parts",
     "load_backbone",
     "load_checkpoint",

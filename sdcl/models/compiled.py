@@ -1,4 +1,4 @@
-"""torch.compile for the network (`--compile`)."""
+"""Other ways to run the same network: compiled (`--compile`), stems in channels-last order (`--channels-last`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from sdcl.errors import UserError
 from sdcl.models.sdcl_model import SDCLModel
 
-__all__ = ["compile_parts"]
+__all__ = ["channels_last_stems", "compile_parts"]
 
 
 def compile_parts(model: SDCLModel, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -30,6 +32,15 @@ def compile_parts(model: SDCLModel, backend: str | Callable[..., Any] = "inducto
         options = {"fallback_random": True}
     for part in (model.stem_visible, model.stem_infrared, *model.blocks, model.deep_head, model.shallow_head):
         part.compile(backend=backend, options=options)
+
+
+def channels_last_stems(model: SDCLModel) -> None:
+    """Puts the stems' weights into channels-last order in place; shapes, names and checkpoints stay.
+
+    Convolutions then work in that order; instance normalisation brings half of the maps back.
+    """
+    for stem in (model.stem_visible, model.stem_infrared):
+        stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check_compiler(device: str) -> None:
