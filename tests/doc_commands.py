@@ -38,6 +38,8 @@ MODEL = ModelConfig(image_height=32, image_width=16, dim=32, depth=2, heads=2, d
 SMALLER = {
     "scripts/ablation.py": "--seeds 1",
     "scripts/bench_clustering.py": "--rows 100 --plain-up-to 0 --width 16 --rounds 1 --ways fast",
+    "scripts/bench_input.py": "--height 32 --width 16 --identities 2 --instances 2 --steps 1 --rounds 1",
+    "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
     "scripts/torture.py": "--kills 1",
     "sdcl.data.synthetic": "--train-identities 2 --test-identities 2 --height 32 --width 16 --workers 1",

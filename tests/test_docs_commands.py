@@ -13,12 +13,13 @@ NOT_RUN = {
     "bash scripts/test.sh": "it runs these tests",
     "bash .ci/run": "it runs these tests",
     "pip install .": "test_export.py builds the wheel from which it installs",
+    "tensorboard --logdir runs": "a server of another project; test_progress.py reads the curves",
     "torchrun --nproc-per-node 2": "a part of a command",
     "torchrun --nproc-per-node 2 train_sdcl.py sysu": "test_distributed.py trains on two processes, and compares",
 }
 """Commands that are shown and not run here, and why."""
 
-NOT_OURS = {"--nproc-per-node": "torchrun", "--shm-size": "docker run"}
+NOT_OURS = {"--nproc-per-node": "torchrun", "--shm-size": "docker run", "--logdir": "tensorboard"}
 """Options of other programs that the pages name."""
 
 ALL = [command for page in PAGES for command in commands(page)]
