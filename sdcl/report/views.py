@@ -204,12 +204,12 @@ def augmented_views(
     config: Config, modality: str, records: Sequence[ImageRecord], draws: int, seed: int = 0
 ) -> list[tuple[ImageRecord, list[Image.Image]]]:
     """Training views of images, as pictures; visible draws alternate between view 1 and view 2 (channel exchange)."""
-    size = config.model.image_height, config.model.image_width
+    size, padding = (config.model.image_height, config.model.image_width), config.crop_padding
     transforms: list[VisibleTransform | InfraredTransform]
     if modality == "visible":
-        transforms = [VisibleTransform(*size, exchange=bool(d % 2)) for d in range(draws)]
+        transforms = [VisibleTransform(*size, bool(d % 2), padding) for d in range(draws)]
     else:
-        transforms = [InfraredTransform(*size)] * draws
+        transforms = [InfraredTransform(*size, padding)] * draws
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return [(r, [_picture(t(open_image(r.path))) for t in transforms]) for r in records]
