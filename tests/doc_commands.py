@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelConfig(image_height=32, image_width=16, dim=32, depth=2, heads=2, drop_path=0.0)
 
 SMALLER = {
-    "scripts/ablation.py": "--seeds 1",
+    "scripts/ablation.py": "--seeds 1 --data-seeds 0",
     "scripts/bench_clustering.py": "--rows 100 --plain-up-to 0 --width 16 --rounds 1 --ways fast",
     "scripts/bench_input.py": "--height 32 --width 16 --identities 2 --instances 2 --steps 1 --rounds 1",
     "scripts/bench_step.py": "--rounds 1 --ways plain fp32",

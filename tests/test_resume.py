@@ -214,7 +214,13 @@ def test_a_signal_ends_a_run_with_the_command_that_goes_on(runs: Runs, number: i
     folder = runs.folder / name
     options = [*settings(data_dir=runs.data, run_dir=folder, workers=1), "--resume", "never"]
     command = [sys.executable, str(ROOT / "train_sdcl.py"), "demo", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored where a shell runs the tests in background
+    )
     while process.poll() is None and not (folder / "last.pth").exists():
         time.sleep(0.01)
     process.send_signal(number)
