@@ -20,20 +20,20 @@ from typing import Any
 import torch
 
 from sdcl import distributed
-from sdcl.checkpoints import is_own_format, read_checkpoint, write_json
-from sdcl.cli import TestOptions, parse_test
 from sdcl.config import Config
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
-from sdcl.embedding_cache import cache_file, cached_embeddings
 from sdcl.errors import UserError, run_program
+from sdcl.frame.checkpoints import is_own_format, read_checkpoint, write_json
+from sdcl.frame.cli import TestOptions, parse_test
+from sdcl.frame.embedding_cache import cache_file, cached_embeddings
+from sdcl.frame.guards import out_of_memory_explained
+from sdcl.frame.progress import Progress, result_table
+from sdcl.frame.results import mean_of_trials
+from sdcl.frame.retrieval import chance_table, embed_test_set, evaluate, load_test_set
 from sdcl.models import build_model, load_checkpoint
 from sdcl.rerank import rerank
-from sdcl.retrieval import chance_table, embed_test_set, evaluate, load_test_set
-from sdcl.training.final import mean_of_trials
-from sdcl.training.guards import out_of_memory_explained
-from sdcl.training.progress import Progress, result_table
-from sdcl.training.seeds import use_deterministic_kernels
+from sdcl.seeds import use_deterministic_kernels
 
 
 def test(options: TestOptions, path: Path, trial: int, device: torch.device) -> dict[str, Any]:

@@ -20,27 +20,28 @@ import torch
 from torch.optim import SGD
 
 from sdcl import distributed
-from sdcl.checkpoints import write_json
-from sdcl.cli import how_to_go_on, parse_training
 from sdcl.config import Config
 from sdcl.data.cache import build_caches
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import TrainingSet, load_training_set
-from sdcl.diagnostics import diagnose_epoch
-from sdcl.embedding import embed_records
 from sdcl.errors import run_program
+from sdcl.frame.checkpoints import write_json
+from sdcl.frame.cli import how_to_go_on, parse_training
+from sdcl.frame.diagnostics import diagnose_epoch
+from sdcl.frame.dry_run import dry_run
+from sdcl.frame.embedding import embed_records
+from sdcl.frame.guards import check_enough_images, check_labels, out_of_memory_explained
+from sdcl.frame.progress import Progress, result_table
+from sdcl.frame.results import final_results, mean_of_trials
+from sdcl.frame.retrieval import TestSet, embed_test_set, evaluate, load_test_set
+from sdcl.frame.run import Clock, Run
 from sdcl.models import build_model, channels_last_stems, compile_parts
-from sdcl.retrieval import TestSet, embed_test_set, evaluate, load_test_set
-from sdcl.training.dry_run import dry_run
-from sdcl.training.final import final_results, mean_of_trials
-from sdcl.training.guards import check_labels, out_of_memory_explained
+from sdcl.seeds import seed_everything, use_deterministic_kernels
 from sdcl.training.labels import make_labels
 from sdcl.training.losses import build_memories
-from sdcl.training.progress import Progress, result_table
 from sdcl.training.replicas import ReplicaForward
-from sdcl.training.run import Clock, Run
-from sdcl.training.seeds import seed_everything, use_deterministic_kernels
 from sdcl.training.step import Batches, make_optimizer, train_epoch
+from sdcl.training.views import images_read
 
 
 def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, device: torch.device) -> dict[str, Any]:
@@ -110,7 +111,8 @@ def main(arguments: list[str]) -> None:
         # All trials' images are found and read before the first one trains: a broken file of the last is known now.
         sets = [(trial, load_training_set(config, trial), load_test_set(config, trial)) for trial in trials]
         for _, data, test_set in sets:
-            build_caches(config, data.records, test_set.images)
+            check_enough_images(data.records, config.identities, config.instances, config.data_dir)
+            build_caches(config, images_read(config, data.records, test_set.images))
         with out_of_memory_explained(config):
             if options.dry_run:
                 dry_run(config, sets, *network(config, trials[0], device))

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_sdcl  # noqa: E402
 from sdcl import distributed  # noqa: E402
-from sdcl.cli import parse_training  # noqa: E402
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.frame.cli import parse_training  # noqa: E402
 
 ROWS: dict[str, tuple[str, list[str]]] = {
     "baseline": ("baseline", ["--no-shallow", "--no-cnl", "--no-cra"]),

@@ -31,8 +31,8 @@ from sdcl.data.loading import evaluation_loader  # noqa: E402
 from sdcl.data.records import ImageRecord  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402
-from sdcl.data.training_views import training_views  # noqa: E402
 from sdcl.data.transforms import normalize_bytes  # noqa: E402
+from sdcl.training.views import training_views  # noqa: E402
 
 TRAINING: dict[str, tuple[Any, bool]] = {
     "augmented in workers, files": ("workers", False),

@@ -35,8 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
-from sdcl.embedding import embed_images  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
+from sdcl.frame.embedding import embed_images  # noqa: E402
 from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
 from sdcl.training import PseudoLabels, build_memories  # noqa: E402

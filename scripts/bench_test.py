@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402
-from sdcl.embedding import embed  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
 from sdcl.evaluation import SAME_PLACE, Metrics, sysu_metrics  # noqa: E402
+from sdcl.frame.embedding import embed  # noqa: E402
+from sdcl.frame.retrieval import TestSet, embed_test_set, load_test_set  # noqa: E402
 from sdcl.models import Embeddings, SDCLModel, build_model  # noqa: E402
-from sdcl.retrieval import TestSet, embed_test_set, load_test_set  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
 
 IDENTITIES = 96

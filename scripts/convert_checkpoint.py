@@ -20,9 +20,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdcl.checkpoints import FORMAT, pack, save_checkpoint  # noqa: E402
 from sdcl.config import PATCH, PRESETS, Config, ModelConfig  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.frame.checkpoints import FORMAT, pack, save_checkpoint  # noqa: E402
 from sdcl.models import (  # noqa: E402
     SDCLModel,
     load_checkpoint,

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdcl.data.records import MODALITIES  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.export import export_model, folder_embeddings, next_labels, test_set_embeddings  # noqa: E402
+from sdcl.frame.export import export_model, folder_embeddings, next_labels, test_set_embeddings  # noqa: E402
 
 
 def save_embeddings(a: argparse.Namespace) -> None:

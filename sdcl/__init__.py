@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sdcl.cnl import neighbor_loss, neighbor_mask
     from sdcl.config import PRESETS, Config, ModelConfig
     from sdcl.cra import associate
-    from sdcl.embedding import embed
     from sdcl.evaluation import Metrics, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
+    from sdcl.frame.embedding import embed
     from sdcl.memory import ClusterMemory, InstanceMemory, cluster_centers
     from sdcl.models import (
         Embeddings,
@@ -34,7 +34,7 @@ _ROOMS = {
     "cnl": ("neighbor_loss", "neighbor_mask"),
     "config": ("PRESETS", "Config", "ModelConfig"),
     "cra": ("associate",),
-    "embedding": ("embed",),
+    "frame.embedding": ("embed",),
     "evaluation": ("Metrics", "regdb_metrics", "sysu_gallery", "sysu_metrics", "sysu_query"),
     "memory": ("ClusterMemory", "InstanceMemory", "cluster_centers"),
     "models": (

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdcl.checkpoints import pack, save_checkpoint, write_json
 from sdcl.config import PRESETS, Config, ModelConfig
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
+from sdcl.frame.checkpoints import pack, save_checkpoint, write_json
+from sdcl.frame.retrieval import METRICS
 from sdcl.models import build_model
-from sdcl.retrieval import METRICS
 
 MODEL = ModelConfig(image_height=48, image_width=32, dim=16, depth=2, heads=2, drop_path=0.0)
 

@@ -15,10 +15,10 @@ import torch
 from tiny_sets import remove, write
 from tiny_training import ROOT, Result, in_process, settings
 
-from sdcl.checkpoints import pack, save_checkpoint
 from sdcl.config import Config, ModelConfig
 from sdcl.data import regdb, sysu
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
+from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.models import build_model
 
 PEOPLE = SyntheticConfig(4, 3, images_per_camera=2, height=32, width=16, absence=0.0)

@@ -20,6 +20,7 @@ from sdcl.data.loading import evaluation_loader, open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import evaluation_transform, normalize_bytes
 from sdcl.errors import UserError
+from sdcl.training.views import images_read
 
 SIZE = (32, 16)
 
@@ -195,8 +196,9 @@ def test_a_run_builds_all_that_it_will_read_before_it_starts(paths, tmp_path, au
     records = {m: [ImageRecord(p, 0, 0) for p in part] for m, part in (("visible", paths), ("infrared", paths[:9]))}
     tests = {m: part[:4] for m, part in records.items()}
     config = dataclasses.replace(PRESETS["demo"], workers=0, augment=augment)
-    build_caches(config, records, tests)  # no folder, no cache
-    build_caches(dataclasses.replace(config, image_cache=tmp_path / "cache"), records, tests)
+    read = images_read(config, records, tests)
+    build_caches(config, read)  # no folder, no cache
+    build_caches(dataclasses.replace(config, image_cache=tmp_path / "cache"), read)
     made = {tuple(name.split("-")[:3]) for name in files(tmp_path / "cache")}
     assert len(made) == len(files(tmp_path / "cache")) == expected
     assert {m: i for m, i, _ in made}.keys() == {"visible", "infrared"} and {size for *_, size in made} == {"96x48"}

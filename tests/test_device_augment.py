@@ -20,8 +20,8 @@ from sdcl.data.device_augment import CONTRAST, GREYED, HUE, Draws, draw
 from sdcl.data.loading import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.training_views import EXCHANGES, training_views
 from sdcl.data.transforms import InfraredTransform, VisibleTransform
+from sdcl.training.views import EXCHANGES, training_views
 
 SIZE, PADDING, DRAWS = (24, 12), 3, 4000
 VISIBLE, INFRARED = EXCHANGES["visible"], EXCHANGES["infrared"]

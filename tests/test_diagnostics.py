@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdcl.diagnostics import (
+from sdcl.frame.diagnostics import (
     association_accuracy,
     cluster_sizes,
     compare_clusters,

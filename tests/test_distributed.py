@@ -29,13 +29,13 @@ from sdcl import distributed
 from sdcl.clustering import nearest_neighbors
 from sdcl.config import PRESETS, ModelConfig
 from sdcl.data.records import ImageRecord
-from sdcl.embedding import embed
 from sdcl.errors import UserError
+from sdcl.frame.embedding import embed
 from sdcl.models import Embeddings, build_model
+from sdcl.seeds import seed_everything
 from sdcl.training import PseudoLabels, build_memories, make_labels
 from sdcl.training.labels import shared_search
 from sdcl.training.replicas import ReplicaForward
-from sdcl.training.seeds import seed_everything
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 ROOT = Path(__file__).parent.parent

@@ -16,17 +16,17 @@ from small_runs import draw_people
 from tiny_training import EPOCHS, ROOT, STAGE2, in_process, settings
 
 import train_sdcl
-from sdcl.cli import how_to_go_on, parse_training
 from sdcl.clustering import cluster
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.data.training_set import load_training_set
-from sdcl.embedding import clustering_features
-from sdcl.retrieval import load_test_set
+from sdcl.frame.cli import how_to_go_on, parse_training
+from sdcl.frame.dry_run import Estimate, Phase, draw_embeddings, dry_run
+from sdcl.frame.embedding import clustering_features
+from sdcl.frame.retrieval import load_test_set
 from sdcl.training import dry_run as module
 from sdcl.training import labels as labels_module
-from sdcl.training.dry_run import Estimate, Phase, draw_embeddings, dry_run
 
 PHASES = ["embed", "label, stage 1", "label, stage 2", "train, stage 1", "train, stage 2", "test", "final test"]
 

@@ -15,9 +15,9 @@ from tiny_training import ROOT, Runs, in_process, settings
 
 import sdcl
 from scripts import export
-from sdcl.checkpoints import read_checkpoint
 from sdcl.errors import UserError
-from sdcl.export import export_model
+from sdcl.frame.checkpoints import read_checkpoint
+from sdcl.frame.export import export_model
 from sdcl.models import build_model, load_checkpoint
 
 
@@ -128,7 +128,7 @@ def test_a_network_that_differs_is_not_written(run_folder, tmp_path, monkeypatch
         path.write_bytes(b"x")
         return lambda batch: [2 * x for x in network(batch)]
 
-    monkeypatch.setattr("sdcl.export._write_program", wrong)
+    monkeypatch.setattr("sdcl.frame.export._write_program", wrong)
     with torch.no_grad(), pytest.raises(UserError, match="differs from the network"):
         export_model(run_folder / "best.pth", "visible", tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())

@@ -14,12 +14,12 @@ from tiny_sets import TINY_RUN
 
 import train_sdcl
 from sdcl import embedding, retrieval
-from sdcl.checkpoints import read_checkpoint
 from sdcl.config import PRESETS
-from sdcl.embedding import retrieval_features
+from sdcl.frame.checkpoints import read_checkpoint
+from sdcl.frame.embedding import retrieval_features
+from sdcl.frame.run import Run
 from sdcl.memory import InstanceMemory
 from sdcl.models import Embeddings, build_model
-from sdcl.training.run import Run
 from sdcl.training.step import make_optimizer
 
 

@@ -17,10 +17,10 @@ from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.training_set import load_training_set
 from sdcl.data.verify import verify_folder
 from sdcl.errors import UserError
+from sdcl.frame.retrieval import chance_table, evaluate, load_test_set
 from sdcl.models import Embeddings
 from sdcl.report import write_report
 from sdcl.report.run_files import read_run
-from sdcl.retrieval import chance_table, evaluate, load_test_set
 
 TRAINING = {
     "0002_c1s1_000451_03_visible.jpg": ("visible", 2, 1),

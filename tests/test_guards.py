@@ -17,10 +17,10 @@ from sdcl.config import PRESETS, Config
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import UserError
+from sdcl.frame.guards import check_finite, check_labels, out_of_memory_explained
 from sdcl.models import Embeddings
-from sdcl.training.guards import check_finite, check_labels, out_of_memory_explained
+from sdcl.seeds import use_deterministic_kernels
 from sdcl.training.labels import PseudoLabels, make_labels
-from sdcl.training.seeds import use_deterministic_kernels
 
 CONFIG = Config(dataset="sysu", data_dir=Path("d"), run_dir=Path("r"), identities=2, instances=4, min_samples=2, k1=5,
                 k2=2, stage2_from=1)  # fmt: skip

@@ -10,9 +10,9 @@ from small_runs import draw_people, log_lines
 from tiny_training import in_process, read_curves, settings
 
 from sdcl.config import PRESETS
-from sdcl.diagnostics import SIZE_BINS
-from sdcl.training.curves import Curves
-from sdcl.training.progress import Progress
+from sdcl.frame.curves import Curves
+from sdcl.frame.diagnostics import SIZE_BINS
+from sdcl.frame.progress import Progress
 
 LINE = {
     **log_lines(2, 1, ("visible_to_thermal", "thermal_to_visible"))[1],

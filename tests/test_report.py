@@ -14,11 +14,11 @@ from sdcl import embedding_cache
 from sdcl.config import ModelConfig
 from sdcl.errors import UserError
 from sdcl.evaluation import sysu_metrics
+from sdcl.frame.retrieval import load_test_set
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
 from sdcl.report import figures, views, write_report
 from sdcl.report.run_files import read_run, run_folders, series
-from sdcl.retrieval import load_test_set
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

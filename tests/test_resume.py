@@ -20,12 +20,12 @@ import torch
 from tiny_training import EPOCHS, ROOT, Moment, Runs, differences, in_process, read_curves, settings
 from weight_files import SMALL
 
-from sdcl.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
-from sdcl.cli import how_to_go_on
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
+from sdcl.frame.cli import how_to_go_on
 from sdcl.models import build_model
 from sdcl.training import run as run_module
 

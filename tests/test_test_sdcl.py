@@ -13,16 +13,16 @@ from tiny_sets import make_regdb
 from tiny_training import in_process
 
 from sdcl import embedding_cache
-from sdcl.checkpoints import pack, save_checkpoint
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.evaluation import sysu_metrics
+from sdcl.frame.checkpoints import pack, save_checkpoint
+from sdcl.frame.progress import result_table
+from sdcl.frame.results import mean_of_trials
+from sdcl.frame.retrieval import METRICS, evaluate, load_test_set
 from sdcl.models import Embeddings, build_model
 from sdcl.report import write_report
 from sdcl.rerank import rerank
-from sdcl.retrieval import METRICS, evaluate, load_test_set
-from sdcl.training.final import mean_of_trials
-from sdcl.training.progress import result_table
 
 MODES = ["all_search", "indoor_search"]
 

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import test_sdcl
 import train_sdcl
-from sdcl.cli import how_to_go_on
 from sdcl.errors import run_program
+from sdcl.frame.cli import how_to_go_on
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -2,8 +2,8 @@
 
 import torch
 
-from sdcl.checkpoints import pack
 from sdcl.config import PRESETS, ModelConfig
+from sdcl.frame.checkpoints import pack
 from sdcl.models import build_model, published_state_dict
 
 DIM, DEPTH = 24, 3

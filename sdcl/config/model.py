@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from sdcl.errors import UserError
+from sdcl.settings import Count, Positive, Range, check_ranges
 
 __all__ = ["PATCH", "ModelConfig"]
 
@@ -16,33 +18,32 @@ PATCH = 16
 class ModelConfig:
     """The network (method page, section 1). The defaults are the published ViT-B/16 at 288 x 144."""
 
-    image_height: int = 288
+    image_height: Annotated[int, Range(1, 4096)] = 288
     """Height of the images that the network sees, in pixels; a multiple of 16."""
-    image_width: int = 144
+    image_width: Annotated[int, Range(1, 4096)] = 144
     """Width of the images that the network sees, in pixels; a multiple of 16."""
-    dim: int = 768
+    dim: Annotated[int, Range(1, 16384)] = 768
     """Width D of the transformer and of each embedding."""
-    depth: int = 12
-    """Number of transformer blocks; the last one becomes the deep and the shallow head."""
-    heads: int = 12
+    depth: Annotated[int, Range(2, 1000)] = 12
+    """Number of transformer blocks, at least 2; the last one becomes the deep and the shallow head."""
+    heads: Count = 12
     """Attention heads; they divide `dim`."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Positive = 4.0
     """Width of a block's MLP as a multiple of `dim`."""
-    drop_path: float = 0.1
+    drop_path: Annotated[float, Range(0, 1, below=True)] = 0.1
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
     pretrained: str | None = None
     """File of backbone weights (ICS, DINO or timm ViT) to start from; None: random weights."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name in ("image_height", "image_width"):
             if getattr(self, name) < PATCH or getattr(self, name) % PATCH:
                 raise UserError(
                     f"{name.replace('_', '-')} is {getattr(self, name)}: it must be a multiple of {PATCH} "
                     f"(the patch size), such as {max(1, round(getattr(self, name) / PATCH)) * PATCH}"
                 )
-        if self.depth < 2:
-            raise UserError(f"depth is {self.depth}: at least 2 blocks are needed, one of them for the heads")
-        if self.heads < 1 or self.dim % self.heads:
+        if self.dim % self.heads:
             raise UserError(f"heads is {self.heads}: it must divide dim ({self.dim})")
 
     @property

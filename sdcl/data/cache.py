@@ -24,12 +24,12 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from sdcl import distributed
-from sdcl.checkpoints import remove_leftovers, write_atomically
-from sdcl.config import Config
 from sdcl.data.loading import evaluation_loader, open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import resize
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import remove_leftovers, write_atomically
+from sdcl.settings import RunSettings
 
 __all__ = ["CachedImages", "PixelReader", "build_caches", "pixel_reader"]
 
@@ -83,18 +83,23 @@ def pixel_reader(
     return CachedImages(file, paths)
 
 
-def build_caches(
-    config: Config, training: Mapping[str, Sequence[ImageRecord]], test: Mapping[str, Sequence[ImageRecord]]
-) -> None:
-    """Builds whatever a run with these images will read, so that a full disk or a broken file is known before it
-    starts. Without `config.image_cache`, nothing. Raises UserError as `pixel_reader` does."""
+def build_caches(config: RunSettings, images: Sequence[tuple[str, Mapping[str, Sequence[ImageRecord]]]]) -> None:
+    """Builds whatever a run will read, so that a full disk or a broken file is known before it starts.
+
+    Without `config.image_cache`, nothing.
+
+    Args:
+        images: what is read: the interpolation of the resize, and records by modality.
+
+    Raises:
+        UserError: as `pixel_reader` does.
+    """
     if config.image_cache is None:
         return
-    wanted = [("bicubic", training), ("lanczos", test)] + [("bilinear", training)] * (config.augment == "device")
-    for interpolation, records in wanted:
+    for interpolation, records in images:
         for modality, rows in records.items():
-            size = config.model.image_height, config.model.image_width
-            pixel_reader([r.path for r in rows], modality, size, interpolation, config.image_cache, config.workers)
+            paths = [r.path for r in rows]
+            pixel_reader(paths, modality, config.image_size, interpolation, config.image_cache, config.workers)
 
 
 def _built(

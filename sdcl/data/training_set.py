@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdcl import distributed
-from sdcl.config import Config
 from sdcl.data.readable import unreadable_images
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sets import SETS
 from sdcl.data.synthetic import SyntheticConfig
 from sdcl.data.verify import CheckReport, data_fingerprint
 from sdcl.errors import UserError
+from sdcl.settings import RunSettings
 
 __all__ = ["TrainingSet", "load_training_set", "training_fingerprint"]
 
@@ -28,7 +28,7 @@ class TrainingSet:
     report: CheckReport
 
 
-def load_training_set(config: Config, trial: int) -> TrainingSet:
+def load_training_set(config: RunSettings, trial: int) -> TrainingSet:
     """Finds a run's training images, compares their counts with the published ones and reads each of them once.
 
     A synthetic set (`config.synthetic_seed`) is drawn and prepared first where it is not there yet. Fingerprint and
@@ -48,16 +48,15 @@ def load_training_set(config: Config, trial: int) -> TrainingSet:
     records = _records(config, trial)
     unreadable = unreadable_images(records, "training", config.skip_unreadable)
     readable = {m: [r for r in part if r.path not in unreadable] for m, part in records.items()}
-    _check_batches(readable, config)
     return TrainingSet(readable, _fingerprint(records), report)
 
 
-def training_fingerprint(config: Config, trial: int) -> str:
+def training_fingerprint(config: RunSettings, trial: int) -> str:
     """The fingerprint of the training images in `config.data_dir`. Raises UserError where there are none."""
     return _fingerprint(_records(config, trial))
 
 
-def _records(config: Config, trial: int) -> dict[str, list[ImageRecord]]:
+def _records(config: RunSettings, trial: int) -> dict[str, list[ImageRecord]]:
     return {m: SETS[config.dataset].training(config.data_dir, m, trial) for m in MODALITIES}
 
 
@@ -65,22 +64,7 @@ def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
     return data_fingerprint([r for m in MODALITIES for r in records[m]])
 
 
-def _check_batches(records: dict[str, list[ImageRecord]], config: Config) -> None:
-    """Raises UserError when no clustering of these images could fill a batch."""
-    for modality, part in records.items():
-        if config.instances > len(part):
-            raise UserError(
-                f"--instances {config.instances} is more than the {len(part)} {modality} training images in "
-                f"{config.data_dir}: lower it, or complete the data"
-            )
-        if config.identities > len(part) // 2:
-            raise UserError(
-                f"--identities {config.identities} is more than the {len(part) // 2} clusters of two images that "
-                f"{len(part)} {modality} training images in {config.data_dir} can form: lower it, or complete the data"
-            )
-
-
-def _draw(config: Config) -> None:
+def _draw(config: RunSettings) -> None:
     draw = SETS[config.dataset].draw
     if draw is None:
         raise UserError(
@@ -92,7 +76,7 @@ def _draw(config: Config) -> None:
         train_identities=train,
         test_identities=test,
         seed=config.synthetic_seed or 0,
-        height=config.model.image_height,
-        width=config.model.image_width,
+        height=config.image_size[0],
+        width=config.image_size[1],
     )
     draw(config.data_dir, people)

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcl.checkpoints import FORMAT, write_atomically
 from sdcl.config import PATCH, ModelConfig
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import FORMAT, write_atomically
 from sdcl.models.sdcl_model import SDCLModel
 from sdcl.tensor_files import fill, first_names, read_weights, tensors_in
 

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sdcl.errors import UserError
+from sdcl.frame.retrieval import modes
 from sdcl.report.figures import PUBLISHED, STYLE
 from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
 from sdcl.report.run_files import RunFiles, series
-from sdcl.retrieval import modes
 from sdcl.tables import align_columns
 
 __all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "verdict"]

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from sdcl.diagnostics import SIZE_BINS
+from sdcl.frame.diagnostics import SIZE_BINS
+from sdcl.frame.retrieval import modes
 from sdcl.report.published import published_curve
 from sdcl.report.run_files import RunFiles, series
-from sdcl.retrieval import modes
 
 __all__ = [
     "cluster_figure",

@@ -8,9 +8,9 @@ from importlib.resources import files
 
 from sdcl.data.loading import open_image
 from sdcl.data.records import ImageRecord
+from sdcl.frame.retrieval import modes
 from sdcl.report import figures
 from sdcl.report.run_files import RunFiles
-from sdcl.retrieval import modes
 
 __all__ = ["Section", "escape", "figure", "page", "photo", "picture", "row"]
 

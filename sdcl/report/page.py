@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from sdcl.checkpoints import read_checkpoint, write_atomically
 from sdcl.config import ModelConfig
-from sdcl.embedding_cache import cache_file, cached_embeddings
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import read_checkpoint, write_atomically
+from sdcl.frame.embedding_cache import cache_file, cached_embeddings
+from sdcl.frame.retrieval import embed_test_set, load_test_set
 from sdcl.models import build_model, load_checkpoint
 from sdcl.report import markup, sections
 from sdcl.report.run_files import read_run
-from sdcl.retrieval import embed_test_set, load_test_set
 
 __all__ = ["write_report"]
 
@@ -31,7 +31,7 @@ def write_report(
     Args:
         folder: of a run; it may still be going on.
         data_dir: where the data set is now, if no longer where the run found it.
-        cache_features: keep the embeddings beside best.pth and use them again (`sdcl.embedding_cache`).
+        cache_features: keep the embeddings beside best.pth and use them again (`sdcl.frame.embedding_cache`).
         say: told what is being done.
 
     Returns:

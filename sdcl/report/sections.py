@@ -15,13 +15,13 @@ from sdcl.config import Config
 from sdcl.data.loading import open_image
 from sdcl.data.records import MODALITIES
 from sdcl.data.sets import SETS
-from sdcl.embedding import retrieval_features
+from sdcl.frame.embedding import retrieval_features
+from sdcl.frame.retrieval import METRICS, TestSet, chance_table, modes
 from sdcl.models import Embeddings, SDCLModel
 from sdcl.report import figures, views
 from sdcl.report.markup import Section, escape, figure, photo, picture, row
 from sdcl.report.published import RESULTS
 from sdcl.report.run_files import RunFiles
-from sdcl.retrieval import METRICS, TestSet, chance_table, modes
 from sdcl.version import __version__
 
 __all__ = ["attention", "augmentation", "curves", "results", "retrieval", "settings", "tsne"]

@@ -12,7 +12,7 @@ from sdcl import distributed
 from sdcl.clustering import cluster, nearest_neighbors
 from sdcl.config import Config, EpochSettings
 from sdcl.cra import associate
-from sdcl.embedding import clustering_features
+from sdcl.frame.embedding import clustering_features
 from sdcl.models import Embeddings
 
 __all__ = ["PseudoLabels", "make_labels"]

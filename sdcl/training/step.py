@@ -11,12 +11,12 @@ from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.training_views import training_views
-from sdcl.training.guards import check_finite
+from sdcl.frame.guards import check_finite
+from sdcl.seeds import derive_seed
 from sdcl.training.labels import PseudoLabels
 from sdcl.training.losses import Memories, sdcl_losses
 from sdcl.training.replicas import ReplicaForward
-from sdcl.training.seeds import derive_seed
+from sdcl.training.views import training_views
 
 __all__ = ["make_optimizer", "train_epoch"]
 

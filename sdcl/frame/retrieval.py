@@ -12,9 +12,9 @@ from sdcl.config import Config
 from sdcl.data.readable import unreadable_images
 from sdcl.data.sets import SETS
 from sdcl.data.tasks import Task, TestSet
-from sdcl.embedding import embed_records, retrieval_features
 from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_metrics
+from sdcl.frame.embedding import embed_records, retrieval_features
 from sdcl.models import Embeddings, SDCLModel
 
 __all__ = ["METRICS", "TestSet", "average", "chance_table", "evaluate", "load_test_set", "modes"]

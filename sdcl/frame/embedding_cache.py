@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from sdcl import distributed
-from sdcl.checkpoints import write_atomically
 from sdcl.config import Config
 from sdcl.data.records import MODALITIES
 from sdcl.data.verify import data_fingerprint
+from sdcl.frame.checkpoints import write_atomically
+from sdcl.frame.retrieval import TestSet, embed_test_set
 from sdcl.models import Embeddings, SDCLModel
-from sdcl.retrieval import TestSet, embed_test_set
 
 __all__ = ["cache_file", "cached_embeddings", "embedding_arrays"]
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.training_set import TrainingSet
-from sdcl.diagnostics import SIZE_BINS
-from sdcl.retrieval import METRICS, TestSet, modes
+from sdcl.frame.diagnostics import SIZE_BINS
+from sdcl.frame.retrieval import METRICS, TestSet, modes
 from sdcl.tables import align_columns
 
 __all__ = ["Progress", "result_table"]

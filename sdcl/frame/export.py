@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from sdcl.checkpoints import read_checkpoint, write_atomically
 from sdcl.config import Config, ModelConfig
 from sdcl.data.records import IMAGE_SUFFIXES, ImageRecord, images_below
 from sdcl.data.training_set import load_training_set
-from sdcl.embedding import embed, embed_records
-from sdcl.embedding_cache import embedding_arrays
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import read_checkpoint, write_atomically
+from sdcl.frame.embedding import embed, embed_records
+from sdcl.frame.embedding_cache import embedding_arrays
+from sdcl.frame.retrieval import embed_test_set, load_test_set
 from sdcl.models import SDCLModel, build_model, load_checkpoint
-from sdcl.retrieval import embed_test_set, load_test_set
 from sdcl.training.labels import PseudoLabels, make_labels
 
 __all__ = ["export_model", "folder_embeddings", "next_labels", "test_set_embeddings"]

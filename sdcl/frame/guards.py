@@ -11,13 +11,14 @@ import torch
 
 from sdcl.clustering import jaccard_distance
 from sdcl.config import Config, EpochSettings
+from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import batch_problem
-from sdcl.embedding import clustering_features
 from sdcl.errors import UserError
+from sdcl.frame.embedding import clustering_features
 from sdcl.models import Embeddings
 from sdcl.training.labels import PseudoLabels
 
-__all__ = ["check_finite", "check_labels", "out_of_memory_explained"]
+__all__ = ["check_enough_images", "check_finite", "check_labels", "out_of_memory_explained"]
 
 
 def check_labels(
@@ -122,3 +123,26 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
             f"/dev/shm, is used up. Lower --workers {config.workers} to {config.workers // 2} (0 needs no further "
             "process; results stay the same) and go on with --resume auto"
         ) from error
+
+
+def check_enough_images(
+    records: dict[str, list[ImageRecord]], identities: int, instances: int, place: Path
+) -> None:
+    """Raises UserError when no clustering of these training images could fill a batch.
+
+    Args:
+        records: by modality.
+        identities, instances: pseudo-identities of a batch, and images of each.
+        place: the data set's folder, for the message.
+    """
+    for modality, part in records.items():
+        if instances > len(part):
+            raise UserError(
+                f"--instances {instances} is more than the {len(part)} {modality} training images in "
+                f"{place}: lower it, or complete the data"
+            )
+        if identities > len(part) // 2:
+            raise UserError(
+                f"--identities {identities} is more than the {len(part) // 2} clusters of two images that "
+                f"{len(part)} {modality} training images in {place} can form: lower it, or complete the data"
+            )

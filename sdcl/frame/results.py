@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from sdcl import distributed
-from sdcl.checkpoints import read_checkpoint, write_json
+from sdcl.frame.checkpoints import read_checkpoint, write_json
+from sdcl.frame.retrieval import Table, TestSet, average, chance_table, embed_test_set, evaluate, modes
+from sdcl.frame.run import Run
 from sdcl.models import SDCLModel, build_model
-from sdcl.retrieval import Table, TestSet, average, chance_table, embed_test_set, evaluate, modes
-from sdcl.training.run import Run
-from sdcl.training.seeds import seed_everything
+from sdcl.seeds import seed_everything
 
 __all__ = ["final_results", "mean_of_trials"]
 

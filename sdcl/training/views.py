@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.data.transforms import InfraredTransform, VisibleTransform
 
-__all__ = ["training_views"]
+__all__ = ["images_read", "training_views"]
 
 EXCHANGES = {"visible": [unchanged, exchange_visible], "infrared": [exchange_infrared]}
 
@@ -40,7 +40,7 @@ def training_views(
     Raises:
         UserError: on iterating, an image cannot be read.
     """
-    height, width, padding = config.model.image_height, config.model.image_width, config.crop_padding
+    height, width, padding = *config.image_size, config.crop_padding
     part = distributed.rank(), distributed.world()
     if config.augment == "device":
         paths = [record.path for record in records]
@@ -53,3 +53,14 @@ def training_views(
     if modality == "visible":
         views = [VisibleTransform(height, width, exchange, padding) for exchange in (False, True)]
     return training_loader(records, views, batches, config.workers, seed, part)
+
+
+Records = Mapping[str, Sequence[ImageRecord]]
+
+
+def images_read(config: Config, training: Records, test: Records) -> list[tuple[str, Records]]:
+    """What a run reads besides whole images, for its cache: how images are resized, and which (section 9.5).
+
+    With augmentation in the reading processes, training views are made of the images as they are.
+    """
+    return [("bicubic", training), ("lanczos", test)] + [("bilinear", training)] * (config.augment == "device")

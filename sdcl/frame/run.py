@@ -2,7 +2,7 @@
 
 What a resumed run needs is weights, optimiser, the epochs done, the best one so far and the last good pseudo-labels;
 all of it is in last.pth. No generator's state is kept, since none outlives an epoch: labels and memories are made anew
-from the weights, and everything random follows from (seed, trial, epoch) (`sdcl.training.seeds`). An epoch that was
+from the weights, and everything random follows from (seed, trial, epoch) (`sdcl.seeds`). An epoch that was
 interrupted is repeated from its start, and on the CPU a resumed run is equal to an uninterrupted one to the last bit.
 
 An epoch ends with three writes in this order: its line of log.jsonl, last.pth, best.pth (if it is the best). A kill
@@ -27,11 +27,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sdcl import distributed
-from sdcl.checkpoints import pack, read_checkpoint, remove_leftovers, save_checkpoint, write_atomically, write_json
 from sdcl.config import Config
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import (
+    pack,
+    read_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+    write_atomically,
+    write_json,
+)
+from sdcl.frame.curves import Curves
 from sdcl.tensor_files import fill
-from sdcl.training.curves import Curves
 from sdcl.training.labels import PseudoLabels
 from sdcl.version import __version__
 

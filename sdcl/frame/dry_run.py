@@ -20,14 +20,14 @@ from torch.optim import SGD
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.training_set import TrainingSet
-from sdcl.diagnostics import diagnose_epoch
-from sdcl.embedding import embed_records
+from sdcl.frame.diagnostics import diagnose_epoch
+from sdcl.frame.embedding import embed_records
+from sdcl.frame.progress import Progress
+from sdcl.frame.retrieval import TestSet, evaluate
 from sdcl.models import Embeddings
-from sdcl.retrieval import TestSet, evaluate
 from sdcl.tables import align_columns
 from sdcl.training.labels import PseudoLabels, make_labels
 from sdcl.training.losses import Memories, build_memories
-from sdcl.training.progress import Progress
 from sdcl.training.replicas import ReplicaForward
 from sdcl.training.step import Batches, train_epoch
 
