@@ -1,17 +1,21 @@
-"""Retrieval metrics and test lists of SYSU-MM01 and RegDB (protocols page).
+"""Retrieval metrics and test lists of SYSU-MM01, RegDB and similar sets (protocols page).
 
-This file stands alone (NumPy, PyTorch, standard library), so that it can be copied into other work. Similarities are
-"larger is more alike"; equal similarities keep the order of the gallery, so that results are deterministic.
+This file stands alone (NumPy, PyTorch, standard library; SciPy for the official lists), so that it can be copied into
+other work. Similarities are "larger is more alike"; equal similarities keep the order of the gallery, so that results
+are deterministic.
 
-- `sysu_metrics`, `regdb_metrics`: Rank-k, mAP and mINP of a similarity matrix.
+- `retrieval_metrics`: Rank-k, mAP and mINP of a similarity matrix, by any protocol. `sysu_metrics`, `regdb_metrics` and
+  `identity_metrics` are the published ones; `same_place` and `same_camera` say which images a protocol removes.
 - `chance`: what uniformly random rankings score on the same query and gallery, computed exactly.
-- `sysu_query`, `sysu_gallery`: the images of the cross-modality test of SYSU-MM01 and its numbered gallery draws.
+- `sysu_query`, `sysu_gallery`, `sysu_official_gallery`: the images of the cross-modality test of SYSU-MM01, its
+  numbered gallery draws, and those that the data set itself lists.
 """
 import operator
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +37,18 @@ CHUNK = 1 << 20                                  # similarities ranked at a time
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """Result of a test, all values fractions in 0…1.
+    """Result of a test; shares are fractions in 0…1.
 
     cmc: float64 [20], Rank-1 … Rank-20. mAP: mean average precision. mINP: mean inverse negative penalty.
+    ap: float64 [Q], each query's average precision, NaN where the query has no hit. first_hit: int64 [Q], the rank of
+    its first hit, counted as Rank-k is (on identities or images), 0 where it has none. Both None where there is no
+    single ranking (`chance`).
     """
     cmc: np.ndarray
     mAP: float
     mINP: float
+    ap: np.ndarray | None = None
+    first_hit: np.ndarray | None = None
 
     def rank(self, k: int) -> float:
         """Rank-k for k in 1…20; ValueError outside."""
@@ -50,131 +59,189 @@ class Metrics:
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
-def sysu_metrics(similarity: Any, query_ids: Any, gallery_ids: Any, query_cams: Any, gallery_cams: Any) -> Metrics:
-    """Metrics of the SYSU-MM01 test (protocols page, "SYSU-MM01").
+def retrieval_metrics(similarity: Any, query_ids: Any, gallery_ids: Any, removed: Any = None,
+                      rank_on: str = "identities") -> Metrics:
+    """Metrics of any protocol: the gallery ranked for every query, without the images that are removed for it.
 
-    Gallery images of camera 2 are removed for queries of camera 3. Rank-k is counted on identities: the ranked list
-    is reduced to each identity's first appearance. mAP and mINP are taken over all remaining images.
-    A query without a hit among its remaining images is left out of all three means.
+    Rank-k on "identities": the ranked list is reduced to each identity's first appearance, and the query's own must be
+    among the first k; on "images": one of the first k images must be a hit. mAP and mINP are taken over all remaining
+    images. A query without a hit among its remaining images is left out of all three means.
 
     Args:
         similarity: real [Q, G], NumPy or torch, larger = more alike; a torch tensor is ranked on its own device.
-        query_ids, query_cams: integers [Q], any integer type, NumPy, torch or list.
-        gallery_ids, gallery_cams: integers [G].
+        query_ids: integers [Q], any integer type, NumPy, torch or list.
+        gallery_ids: integers [G].
+        removed: bool [Q, G], True where the gallery image does not count for the query (`same_place`, `same_camera`
+            make it), NumPy or torch; None removes nothing.
+        rank_on: "identities" or "images".
     Raises:
         ValueError: shapes do not fit, ids are not integers, a similarity is NaN, or no query has a hit.
     """
-    return _metrics(similarity, query_ids, gallery_ids, query_cams, gallery_cams, on_identities=True)
-
-
-def regdb_metrics(similarity: Any, query_ids: Any, gallery_ids: Any) -> Metrics:
-    """Metrics of the RegDB test (protocols page, "RegDB"): no image is removed, Rank-k asks whether one of the first
-    k *images* is a hit. Otherwise, arguments and errors included, like `sysu_metrics`."""
-    return _metrics(similarity, query_ids, gallery_ids, _no_camera(query_ids), _no_camera(gallery_ids),
-                    on_identities=False)
-
-
-def _metrics(similarity: Any, query_ids: Any, gallery_ids: Any, query_cams: Any, gallery_cams: Any,
-             on_identities: bool) -> Metrics:
     if not isinstance(similarity, Tensor):
         similarity = np.asarray(similarity)
     if similarity.ndim != 2:
         raise ValueError(f"similarity must be [Q, G], but has shape {tuple(similarity.shape)}")
     device = similarity.device if isinstance(similarity, Tensor) else torch.device("cpu")
     q, g = similarity.shape
-    query_ids, query_barred = _ids_and_barred("query", query_ids, query_cams, q, device)
-    gallery_ids, gallery_barred = _ids_and_barred("gallery", gallery_ids, gallery_cams, g, device)
+    query_ids, gallery_ids = (_integers(f"{side}_ids", ids).to(device) for side, ids in
+                              (("query", query_ids), ("gallery", gallery_ids)))
+    for side, images, ids in (("query", q, query_ids), ("gallery", g, gallery_ids)):
+        if len(ids) != images:
+            raise ValueError(f"{images} {side} images, but {len(ids)} identities for them")
+    removed = _removed(removed, q, g)
     if q == 0 or g == 0:
         raise ValueError(f"nothing to evaluate: {q} query and {g} gallery images")
+    groups = torch.unique(gallery_ids, return_inverse=True)[1] if _on_identities(rank_on) else None
 
-    groups = torch.unique(gallery_ids, return_inverse=True)[1] if on_identities else None
+    # Written into, not collected: small results kept between large temporaries would hold on to a heap of gigabytes.
+    per_query = torch.empty(4, q, dtype=torch.float64, device=device)
     step = max(1, CHUNK // g)
-    parts = []
     for i in range(0, q, step):
         rows = similarity[i:i + step]
         rows = rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, order="C"))
         if rows.isnan().any():
             raise ValueError(f"similarity holds NaN in rows {i}…{i + len(rows) - 1}: check the embeddings")
-        removed = query_barred[i:i + step, None] & gallery_barred
-        parts.append(_rank(rows, query_ids[i:i + step, None] == gallery_ids, ~removed, groups))
-    hits, first, ap, inp = (torch.cat(x).cpu().numpy() for x in zip(*parts, strict=True))
+        valid = None if removed is None else ~removed[i:i + step].to(device)
+        _rank(rows, query_ids[i:i + step, None] == gallery_ids, valid, groups, out=per_query[:, i:i + step])
+    hits, first, ap, inp = per_query.cpu().numpy()
     counted = hits > 0
     if not counted.any():
         raise ValueError(f"none of the {q} queries has an image of its identity among the {g} gallery images "
-                         "(after removal of the same place): are query and gallery of the same test identities?")
+                         "(after removal): are query and gallery of the same test identities?")
     cmc = (first[counted, None] <= np.arange(1, RANKS + 1)).mean(0)     # a found query stays found: no end to run off
-    return Metrics(cmc, float(ap[counted].mean()), float(inp[counted].mean()))
+    return Metrics(cmc, float(ap[counted].mean()), float(inp[counted].mean()),
+                   ap=np.where(counted, ap, np.nan), first_hit=np.where(counted, first, 0).astype(np.int64))
 
 
-def _rank(similarity: Tensor, match: Tensor, valid: Tensor, groups: Tensor | None) -> tuple[Tensor, ...]:
-    """Per query: number of hits, rank of the first one (on identities where their numbers `groups` [G] are given),
-    average precision and inverse negative penalty; all [Q], meaningless in queries without a hit.
+def sysu_metrics(similarity: Any, query_ids: Any, gallery_ids: Any, query_cams: Any, gallery_cams: Any) -> Metrics:
+    """Metrics of the SYSU-MM01 test (protocols page, "SYSU-MM01"): Rank-k on identities, and gallery images of camera
+    2 are removed for queries of camera 3. query_cams: integers [Q]; gallery_cams: integers [G]; the other arguments and
+    the errors as in `retrieval_metrics`."""
+    removed = same_place(query_ids, gallery_ids, query_cams, gallery_cams)
+    return retrieval_metrics(similarity, query_ids, gallery_ids, removed)
 
-    similarity, match (same identity) and valid (not removed): [Q, G].
+
+def regdb_metrics(similarity: Any, query_ids: Any, gallery_ids: Any) -> Metrics:
+    """Metrics of the RegDB test (protocols page, "RegDB"): no image is removed, Rank-k asks whether one of the first
+    k *images* is a hit. Arguments and errors as in `retrieval_metrics`."""
+    return retrieval_metrics(similarity, query_ids, gallery_ids, rank_on="images")
+
+
+def identity_metrics(similarity: Any, query_ids: Any, gallery_ids: Any) -> Metrics:
+    """Metrics of a test that removes no image and counts Rank-k on identities, as AML does on RegDB and SYSU-MM02:
+    Rank-1, mAP and mINP are those of `regdb_metrics`, the other ranks are higher. Arguments and errors as in
+    `retrieval_metrics`."""
+    return retrieval_metrics(similarity, query_ids, gallery_ids)
+
+
+def same_place(query_ids: Any, gallery_ids: Any, query_cams: Any, gallery_cams: Any) -> np.ndarray:
+    """What SYSU-MM01 removes, bool [Q, G]: gallery images of camera 2 for queries of camera 3, which look at one room.
+
+    Takes the identities, which it does not need, so that all removal rules are called alike. ids and cams: integers
+    [Q] and [G]; ValueError where they are not, or their numbers differ.
+    """
+    _, query_cams = _ids_and_cams("query", query_ids, query_cams)
+    _, gallery_cams = _ids_and_cams("gallery", gallery_ids, gallery_cams)
+    infrared, visible = SAME_PLACE
+    return (query_cams == infrared)[:, None] & (gallery_cams == visible)
+
+
+def same_camera(query_ids: Any, gallery_ids: Any, query_cams: Any, gallery_cams: Any) -> np.ndarray:
+    """What LLCM removes, bool [Q, G]: gallery images of the query's own identity *and* camera number, which both
+    modalities share. Arguments as in `same_place`."""
+    query_ids, query_cams = _ids_and_cams("query", query_ids, query_cams)
+    gallery_ids, gallery_cams = _ids_and_cams("gallery", gallery_ids, gallery_cams)
+    return (query_ids[:, None] == gallery_ids) & (query_cams[:, None] == gallery_cams)
+
+
+def _rank(similarity: Tensor, match: Tensor, valid: Tensor | None, groups: Tensor | None, out: Tensor) -> None:
+    """Writes per query: number of hits, rank of the first one (on identities where their numbers `groups` [G] are
+    given), average precision and inverse negative penalty; out [4, Q], meaningless in queries without a hit.
+
+    similarity, match (same identity) and valid (not removed; None: all are): [Q, G].
     """
     g = similarity.shape[1]
     order = similarity.argsort(dim=1, descending=True, stable=True)     # [Q, G] place in the list -> gallery image
-    valid = valid.gather(1, order)
-    match = match.gather(1, order) & valid
-    rank = valid.cumsum(1)                                              # of every place, removed images not counted
-    found = match.cumsum(1)
+    place = torch.arange(g, dtype=torch.int32, device=order.device).expand_as(order)
+    match = match.gather(1, order)
+    if valid is None:
+        rank = place + 1
+    else:
+        valid = valid.gather(1, order)
+        match &= valid
+        rank = valid.cumsum(1, dtype=torch.int32)                       # of every place, removed images not counted
+    found = match.cumsum(1, dtype=torch.int32)
     hits = found[:, -1]
-    ap = (found.double() / rank.clamp(min=1) * match).sum(1) / hits
+    ap = (found.double().div_(rank.clamp(min=1)).mul_(match)).sum(1) / hits
     inp = hits.double() / (rank * match).amax(1)
 
-    place = torch.arange(g, device=order.device).expand_as(order)
     first = place.masked_fill(~match, g).amin(1, keepdim=True)          # place of the first hit
     if groups is None:
-        first_rank = rank.gather(1, first.clamp(max=g - 1))[:, 0]
+        first_rank = rank.gather(1, first.clamp(max=g - 1).long())[:, 0]
     else:
-        appears = torch.full((len(order), int(groups.max()) + 1), g, device=order.device)
-        appears.scatter_reduce_(1, groups[order], place.masked_fill(~valid, g), "amin")
+        appears = torch.full((len(order), int(groups.max()) + 1), g, dtype=torch.int32, device=order.device)
+        appears.scatter_reduce_(1, groups[order], place if valid is None else place.masked_fill(~valid, g), "amin")
         first_rank = (appears <= first).sum(1)                          # identities seen by then, its own included
-    return hits, first_rank, ap, inp
+    for row, values in zip(out, (hits, first_rank, ap, inp), strict=True):
+        row.copy_(values)
 
 
-def _integers(name: str, values: Any, device: torch.device) -> Tensor:
-    """int64 [n] on the device, from any one-dimensional integers."""
+def _on_identities(rank_on: str) -> bool:
+    if rank_on not in ("identities", "images"):
+        raise ValueError(f'rank_on must be "identities" or "images", not {rank_on!r}')
+    return rank_on == "identities"
+
+
+def _integers(name: str, values: Any) -> Tensor:
+    """int64 [n] on the CPU, from any one-dimensional integers."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be one-dimensional integers, but is {array.dtype} of shape {array.shape}")
-    return torch.from_numpy(array.astype(np.int64)).to(device)
+    return torch.from_numpy(array.astype(np.int64))
 
 
-def _ids_and_barred(side: str, ids: Any, cams: Any, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Identities, int64 [n], and whether the camera is this side's of SAME_PLACE, bool [n]."""
-    ids, cams = _integers(f"{side}_ids", ids, device), _integers(f"{side}_cams", cams, device)
-    if len(ids) != n or len(cams) != n:
-        raise ValueError(f"{n} {side} images, but {len(ids)} identities and {len(cams)} cameras for them")
-    return ids, cams == SAME_PLACE[side == "gallery"]
+def _ids_and_cams(side: str, ids: Any, cams: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Identities and cameras of one side, both int64 [n]."""
+    ids, cams = _integers(f"{side}_ids", ids).numpy(), _integers(f"{side}_cams", cams).numpy()
+    if len(ids) != len(cams):
+        raise ValueError(f"{len(ids)} {side} images, but {len(ids)} identities and {len(cams)} cameras for them")
+    return ids, cams
 
 
-def _no_camera(ids: Any) -> np.ndarray:
-    """Cameras of which none is in SAME_PLACE."""
-    return np.zeros(len(ids), dtype=np.int64)
+def _removed(removed: Any, q: int, g: int) -> Tensor | None:
+    """The images that do not count, as a bool tensor [q, g], without a copy."""
+    if removed is None:
+        return None
+    removed = removed if isinstance(removed, Tensor) else torch.from_numpy(np.require(removed, requirements=["C", "W"]))
+    if removed.dtype != torch.bool or removed.shape != (q, g):
+        raise ValueError(f"removed must be bool [{q}, {g}], but is {removed.dtype} of shape {tuple(removed.shape)}")
+    return removed
 
 
 # -- chance level ------------------------------------------------------------------------------------------------------
 
-def chance(query_ids: Any, gallery_ids: Any, query_cams: Any = None, gallery_cams: Any = None) -> Metrics:
-    """Expected metrics of uniformly random rankings: `sysu_metrics` if cameras are given, else `regdb_metrics`.
+def chance(query_ids: Any, gallery_ids: Any, query_cams: Any = None, gallery_cams: Any = None, *,
+           removed: Any = None, rank_on: str | None = None) -> Metrics:
+    """Expected metrics of uniformly random rankings: `sysu_metrics` if cameras are given, else `regdb_metrics`; any
+    other protocol with `removed` or `rank_on`, as in `retrieval_metrics`, and no cameras.
 
     Exact but for rounding, no simulation. Arguments and errors as there.
     """
     if (query_cams is None) != (gallery_cams is None):
         raise ValueError("give the cameras of both query and gallery (SYSU-MM01), or of neither (RegDB)")
-    on_identities, cpu = query_cams is not None, torch.device("cpu")
-    sides = []
-    for side, ids, cams in (("query", query_ids, query_cams), ("gallery", gallery_ids, gallery_cams)):
-        cams = cams if on_identities else _no_camera(ids)
-        sides += [x.numpy() for x in _ids_and_barred(side, ids, cams, len(ids), cpu)]
-    q, q_barred, g, g_barred = sides
+    if query_cams is not None:
+        if removed is not None or rank_on is not None:
+            raise ValueError("cameras stand for SYSU-MM01's protocol: with removed or rank_on give no cameras")
+        removed, rank_on = same_place(query_ids, gallery_ids, query_cams, gallery_cams), "identities"
+    on_identities = _on_identities(rank_on or ("images" if removed is None else "identities"))
+    q, g = _integers("query_ids", query_ids).numpy(), _integers("gallery_ids", gallery_ids).numpy()
+    removed = _removed(removed, len(q), len(g))
 
     # Queries of one identity that keep the same gallery have the same expectation.
-    kinds, counts = np.unique(np.stack([q, q_barred]), axis=1, return_counts=True)
+    gone = [b""] * len(q) if removed is None else [row.tobytes() for row in removed.cpu().numpy()]
     rows, weights = [], []
-    for (identity, bars), count in zip(kinds.T, counts, strict=True):
-        rest = g[~g_barred] if bars else g
+    for (identity, flags), count in sorted(Counter(zip(q.tolist(), gone, strict=True)).items()):
+        rest = g[~np.frombuffer(flags, bool)] if flags else g
         hits = int((rest == identity).sum())
         if hits:
             sizes = np.unique(rest[rest != identity], return_counts=True)[1]
@@ -246,18 +313,72 @@ def sysu_gallery(root: str | os.PathLike[str], mode: str, trial: int, shots: int
     if it exists. These exact picks make results comparable with published tables.
     With shots > 1 (the multi-shot variant, usually 10), `sample` takes that many images, or all of a smaller folder.
     """
-    if mode not in VISIBLE_CAMERAS:
-        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(VISIBLE_CAMERAS)}")
-    if shots < 1:
-        raise ValueError(f"shots must be at least 1, but is {shots}")
+    _check_shots(shots)
     if trial < 0:                                # Python seeds with the absolute value: -3 would silently repeat 3
         raise ValueError(f"trial must be at least 0, but is {trial}")
     draw = random.Random(operator.index(trial))
     images = []
-    for identity, camera, paths in _folders(Path(root), VISIBLE_CAMERAS[mode]):
+    for identity, camera, paths in _folders(Path(root), _visible_cameras(mode)):
         picks = [draw.choice(paths)] if shots == 1 else draw.sample(paths, min(shots, len(paths)))
         images += [(path, identity, camera) for path in picks]
     return images
+
+
+def sysu_official_gallery(root: str | os.PathLike[str], mode: str, trial: int, shots: int = 1) -> list[Image]:
+    """The visible gallery of a trial 0…9 by the lists of the data set itself, in the form and order of `sysu_gallery`.
+
+    `exp/rand_perm_cam.mat` holds ten random orders of every folder's sorted images; the first `shots` of the trial's
+    order are in the gallery (all of a smaller folder). Same sizes and expected results as `sysu_gallery`, other images:
+    say in a table which picks were used. Needs SciPy.
+
+    Raises FileNotFoundError where the file is missing, ValueError where it cannot be read or does not fit the folders.
+    """
+    _check_shots(shots)
+    if operator.index(trial) not in range(10):
+        raise ValueError(f"the official galleries have the trials 0…9, but trial is {trial}")
+    cameras = _visible_cameras(mode)
+    orders = _official_orders(Path(root) / "exp" / "rand_perm_cam.mat")
+    images = []
+    for identity, camera, paths in _folders(Path(root), cameras):
+        order = orders(identity, camera, trial)
+        if sorted(order) != list(range(1, len(paths) + 1)):
+            raise ValueError(f"{Path(paths[0]).parent} holds {len(paths)} images, but exp/rand_perm_cam.mat orders "
+                             f"{len(order)}: the copy of SYSU-MM01 is not the released one")
+        images += [(paths[position - 1], identity, camera) for position in order[:shots]]
+    return images
+
+
+def _official_orders(file: Path) -> Callable[[int, int, int], list[int]]:
+    """(identity, camera, trial) -> the images of a folder in the trial's order, as positions from 1 in the sorted list;
+    none where the file has no such folder."""
+    from scipy.io import loadmat  # here, so that the other functions do not need SciPy
+
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}: the official galleries need it, it comes with SYSU-MM01; the seeded "
+                                "ones (sysu_gallery) do not")
+    try:
+        cameras = [cell[0] for cell in loadmat(file)["rand_perm_cam"]]
+        orders = [[np.asarray(cell[0], dtype=np.int64).reshape(10, -1) for cell in camera] for camera in cameras]
+    except Exception as error:                   # a damaged file can raise nearly anything
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} is not the list that comes with SYSU-MM01: {problem}") from error
+
+    def order(identity: int, camera: int, trial: int) -> list[int]:
+        known = 1 <= camera <= len(orders) and 1 <= identity <= len(orders[camera - 1])
+        return orders[camera - 1][identity - 1][trial].tolist() if known else []
+
+    return order
+
+
+def _visible_cameras(mode: str) -> tuple[int, ...]:
+    if mode not in VISIBLE_CAMERAS:
+        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(VISIBLE_CAMERAS)}")
+    return VISIBLE_CAMERAS[mode]
+
+
+def _check_shots(shots: int) -> None:
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, but is {shots}")
 
 
 def _folders(root: Path, cameras: Sequence[int]) -> list[tuple[int, int, list[str]]]:

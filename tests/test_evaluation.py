@@ -2,23 +2,44 @@
 import itertools
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from sdcl import evaluation
-from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
+from sdcl.evaluation import (
+    Metrics,
+    chance,
+    identity_metrics,
+    regdb_metrics,
+    retrieval_metrics,
+    same_camera,
+    same_place,
+    sysu_gallery,
+    sysu_metrics,
+    sysu_official_gallery,
+    sysu_query,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # -- naive reference: one query after the other, with lists ------------------------------------------------------------
 
 
-def naive(similarity, query_ids, gallery_ids, query_cams=None, gallery_cams=None):
+def naive(similarity, query_ids, gallery_ids, query_cams=None, gallery_cams=None, llcm=False, on_identities=None):
+    """llcm: that set's removal rule instead of SYSU-MM01's."""
     curves, aps, inps = [], [], []
+    on_identities = query_cams is not None if on_identities is None else on_identities
     for i, identity in enumerate(query_ids):
         ranked = sorted(range(len(gallery_ids)), key=lambda j, i=i: (-similarity[i][j], j))
-        if query_cams is not None:
+        if llcm:
+            ranked = [j for j in ranked if not (identity == gallery_ids[j] and query_cams[i] == gallery_cams[j])]
+        elif query_cams is not None:
             ranked = [j for j in ranked if not (query_cams[i] == 3 and gallery_cams[j] == 2)]
         ids = [gallery_ids[j] for j in ranked]
         hits = [r for r, x in enumerate(ids, 1) if x == identity]
@@ -26,7 +47,7 @@ def naive(similarity, query_ids, gallery_ids, query_cams=None, gallery_cams=None
             continue
         aps.append(sum(n / r for n, r in enumerate(hits, 1)) / len(hits))
         inps.append(len(hits) / hits[-1])
-        listed = ids if query_cams is None else list(dict.fromkeys(ids))
+        listed = list(dict.fromkeys(ids)) if on_identities else ids
         curve = [float(identity in listed[:k]) for k in range(1, len(listed) + 1)]
         curves.append((curve + [curve[-1]] * 20)[:20])
     return np.mean(curves, axis=0), np.mean(aps), np.mean(inps)
@@ -62,6 +83,61 @@ def test_metrics_equal_naive_loops(seed, queries, gallery, ids):
     if (gallery, queries) == (1, 1):
         qc[:] = 6                                                       # else nothing might be left
     check(sysu_metrics(s, qi, gi, qc, gc), naive(s, qi, gi, qc, gc))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("queries, gallery, ids", SIZES)
+def test_other_protocols_equal_naive_loops(seed, queries, gallery, ids):
+    s, qi, gi, _, gc = problem(seed, queries, gallery, ids)
+    check(identity_metrics(s, qi, gi), naive(s, qi, gi, on_identities=True))
+    qc = np.random.default_rng(seed).choice([1, 4, 5] if gallery > 1 else [9], queries)
+    removed = same_camera(qi, gi, qc, gc)
+    assert removed.any() or gallery < 20 or queries == 7
+    check(retrieval_metrics(s, qi, gi, removed), naive(s, qi, gi, qc, gc, llcm=True))
+    on_images = retrieval_metrics(torch.from_numpy(s), qi, gi, torch.from_numpy(removed), rank_on="images")
+    check(on_images, naive(s, qi, gi, qc, gc, llcm=True, on_identities=False))
+
+
+def test_each_query_has_its_precision_and_first_hit():
+    s, qi, gi, qc, gc = problem(9, 60, 50, 30)
+    got = sysu_metrics(s, qi, gi, qc, gc)
+    removed, found = same_place(qi, gi, qc, gc), got.first_hit > 0
+    np.testing.assert_array_equal(found, ((qi[:, None] == gi) & ~removed).any(1))
+    assert 0 < found.sum() < 60 and got.first_hit.dtype == np.int64
+    for i in np.flatnonzero(found):
+        cmc, ap, _ = naive(s[i : i + 1], qi[i : i + 1], gi, qc[i : i + 1], gc)
+        assert got.ap[i] == pytest.approx(ap, abs=1e-12)
+        assert [got.first_hit[i] <= k for k in range(1, 21)] == (cmc > 0).tolist()
+    assert np.isnan(got.ap[~found]).all() and got.mAP == np.mean(got.ap[found])
+    assert chance(qi, gi).ap is None
+
+
+def test_memory_stays_within_what_a_chunk_takes():
+    """Many chunks, in a process of its own: temporaries of all of them together would be 2 GB."""
+    code = """
+import numpy as np, torch
+from pathlib import Path
+from sdcl.evaluation import sysu_metrics
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+def run(q, g):
+    rng = np.random.default_rng(0)
+    cams = rng.choice([3, 6], q), rng.choice([1, 2, 4, 5], g)
+    sysu_metrics(torch.rand(q, g), rng.integers(0, 200, q), rng.integers(0, 200, g), *cams)
+
+run(100, 100)
+before = status("VmRSS") + 4 * 800 * 20000 / 2**20
+run(800, 20000)
+print(status("VmHWM") - before)
+"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 130
 
 
 def test_equal_similarities_keep_gallery_order():
@@ -160,6 +236,20 @@ def test_metrics_refuse(arguments, message):
         regdb_metrics(*arguments)
 
 
+def test_removed_and_ranks_are_checked():
+    s, ids = np.zeros((2, 3)), ([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"removed must be bool \[2, 3\], but is torch.bool of shape \(3, 2\)"):
+        retrieval_metrics(s, *ids, np.zeros((3, 2), bool))
+    with pytest.raises(ValueError, match="removed must be bool .* but is torch.int64"):
+        retrieval_metrics(s, *ids, np.zeros((2, 3), np.int64))
+    with pytest.raises(ValueError, match="rank_on must be .* not 'cameras'"):
+        retrieval_metrics(s, *ids, rank_on="cameras")
+    with pytest.raises(ValueError, match="give no cameras"):
+        chance(*ids, [3, 6], [1, 2, 4], rank_on="images")
+    with pytest.raises(ValueError, match="after removal"):
+        retrieval_metrics(s, *ids, np.ones((2, 3), bool))
+
+
 def test_sysu_metrics_and_chance_refuse():
     with pytest.raises(ValueError, match="none of the 1 queries"):      # all that is left after removal is a stranger
         sysu_metrics([[1.0, 2.0]], [1], [1, 2], [3], [2, 1])
@@ -188,11 +278,18 @@ def test_sysu_metrics_and_chance_refuse():
 def test_chance_is_the_mean_over_all_orders(qi, gi, qc, gc):
     """Every order of the gallery once; the means over queries are over the same queries in each."""
     orders = np.array(list(itertools.permutations(range(len(gi)))), dtype=float)
-    for cams in ((), (qc, gc)):
-        metrics = sysu_metrics if cams else regdb_metrics
-        all_ = [metrics(np.tile(o, (len(qi), 1)), qi, gi, *cams) for o in orders]
+
+    def check_mean(got, metrics):
+        all_ = [metrics(np.tile(o, (len(qi), 1))) for o in orders]
         want = np.mean([m.cmc for m in all_], 0), np.mean([m.mAP for m in all_]), np.mean([m.mINP for m in all_])
-        check(chance(qi, gi, *cams), want)
+        check(got, want)
+
+    check_mean(chance(qi, gi), lambda s: regdb_metrics(s, qi, gi))
+    check_mean(chance(qi, gi, qc, gc), lambda s: sysu_metrics(s, qi, gi, qc, gc))
+    check_mean(chance(qi, gi, rank_on="identities"), lambda s: identity_metrics(s, qi, gi))
+    removed = same_camera(qi, gi, np.array(qc) % 2 + 1, gc)             # cameras 2 and 1: some hits go
+    if (~removed & (np.array(qi)[:, None] == gi)).any():
+        check_mean(chance(qi, gi, removed=removed), lambda s: retrieval_metrics(s, qi, gi, removed))
 
 
 def test_chance_agrees_with_simulation_at_size():
@@ -270,6 +367,62 @@ def test_multi_shot(root):
         have = len(os.listdir(folder(root, i, c)))
         assert sum(r[1:] == (i, c) for r in rows) == min(10, have)
     assert {r[1:] for r in rows} == {r[1:] for r in sysu_gallery(root, "all", 0)}
+
+
+# -- the official galleries --------------------------------------------------------------------------------------------
+
+def orders_of(root: Path, seed: int = 0) -> dict:
+    """A random order of every folder's images for each of ten trials: (identity, camera) -> [10, m], from 1."""
+    rng = np.random.default_rng(seed)
+    sizes = {(i, c): len(os.listdir(folder(root, i, c))) if folder(root, i, c).exists() else 0
+             for i in range(1, 260) for c in range(1, 7)}
+    return {key: np.array([rng.permutation(m) + 1 for _ in range(10)]).reshape(10, m) for key, m in sizes.items()}
+
+
+def write_orders(root: Path, orders: dict) -> None:
+    cells = np.empty((6, 1), object)
+    for c in range(1, 7):
+        cells[c - 1, 0] = np.empty((259, 1), object)
+        for i in range(1, 260):
+            cells[c - 1, 0][i - 1, 0] = orders[i, c].astype(np.uint8)
+    scipy.io.savemat(root / "exp" / "rand_perm_cam.mat", {"rand_perm_cam": cells})
+
+
+@pytest.mark.parametrize("shots", [1, 4, 10])
+@pytest.mark.parametrize("mode, cameras", [("all", (1, 2, 4, 5)), ("indoor", (1, 2))])
+def test_official_gallery_takes_the_first_of_the_listed_order(root, mode, cameras, shots):
+    orders = orders_of(root)
+    write_orders(root, orders)
+    for trial in range(10):
+        want = []
+        for i in sorted(IDS):
+            for c in cameras:
+                if (i, c) not in MISSING:
+                    names = sorted(os.listdir(folder(root, i, c)))
+                    want += [(str(folder(root, i, c) / names[n - 1]), i, c) for n in orders[i, c][trial][:shots]]
+        assert sysu_official_gallery(str(root), mode, np.int64(trial), shots) == want
+    assert len(want) >= 4 * shots
+
+
+def test_official_gallery_refuses(root):
+    with pytest.raises(FileNotFoundError, match="no file .*rand_perm_cam.mat: the official galleries need it"):
+        sysu_official_gallery(root, "all", 0)
+    orders = orders_of(root)
+    write_orders(root, orders)
+    for arguments, message in ((("outdoor", 0), "mode 'outdoor'"), (("all", 10), "0…9, but trial is 10"),
+                               (("all", -1), "trial is -1"), (("all", 0, 0), "shots must")):
+        with pytest.raises(ValueError, match=message):
+            sysu_official_gallery(root, *arguments)
+    (folder(root, 12, 2) / "9999.jpg").touch()                          # another image than the list knows
+    with pytest.raises(ValueError, match="cam2/0012 holds .* images, but .* orders"):
+        sysu_official_gallery(root, "all", 3)
+    for content in (b"", b"MATLAB 5.0 or not", b"\0" * 500):
+        (root / "exp" / "rand_perm_cam.mat").write_bytes(content)
+        with pytest.raises(ValueError, match="rand_perm_cam.mat is not the list that comes with"):
+            sysu_official_gallery(root, "all", 0)
+    scipy.io.savemat(root / "exp" / "rand_perm_cam.mat", {"other": np.zeros(3)})
+    with pytest.raises(ValueError, match="KeyError: 'rand_perm_cam'"):
+        sysu_official_gallery(root, "all", 0)
 
 
 def test_stray_files_do_not_shift_picks(root):
