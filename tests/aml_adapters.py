@@ -14,7 +14,7 @@ from sdcl.aml.network import Network
 from sdcl.aml.phases import published
 from sdcl.aml.schedule import make_optimizer
 from sdcl.aml.views import one_channel, views
-from sdcl.evaluation import sysu_metrics
+from sdcl.evaluation import identity_metrics, sysu_metrics, sysu_official_gallery
 
 __all__ = ["centers", "circle_logits", "hard_triplet", "kmeans", "smoothed_cross_entropy", "unify", "views"]
 
@@ -100,11 +100,7 @@ def learning_rate(stage: int, iteration: int) -> float:
     return published("sysu", "source" if stage == 1 else "target_dbscan").schedule.rate(iteration)
 
 
-def official_gallery(root: str, mode: str, trial: int, shots: int) -> list[tuple[str, int, int]]:
-    """A7."""
-    from sdcl.evaluation import sysu_official_gallery
-
-    return sysu_official_gallery(root, mode, trial, shots)
+official_gallery = sysu_official_gallery
 
 
 def sysu_test(
@@ -120,8 +116,6 @@ def two_set_test(
     query: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor
 ) -> tuple[np.ndarray, float]:
     """A8."""
-    from sdcl.evaluation import identity_metrics
-
     got = identity_metrics(-torch.cdist(query.double(), gallery.double()), query_ids, gallery_ids)
     return got.cmc, got.mAP
 
