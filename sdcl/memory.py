@@ -1,9 +1,10 @@
 """Memories of embeddings that losses compare with and that training moves (method page, sections 4 and 9.2).
 
-Self-contained: copy this file. Two kinds, one of each per modality and level (deep, shallow), rebuilt every epoch:
+Self-contained: copy this file. SDCL has two kinds, one of each per modality and level (deep, shallow), rebuilt every
+epoch:
 
 - `ClusterMemory`: one unit vector a cluster. Its loss is a cross-entropy over all clusters; its rows move *in the
-  backward pass* of that loss.
+  backward pass* of that loss. `ClusterLogits` is the same memory without the loss, for methods that need the logits.
 - `InstanceMemory`: one unit vector a training image, moved by an explicit `update` once a step.
 
 Why live memories: the published runs back-propagate through whatever the memory holds when backward runs, which is not
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ClusterMemory", "InstanceMemory", "cluster_centers"]
+__all__ = ["ClusterLogits", "ClusterMemory", "InstanceMemory", "cluster_centers"]
 
 
 def cluster_centers(features: Tensor, labels: Tensor) -> Tensor:
@@ -62,7 +63,11 @@ def move_rows_(memory: Tensor, rows: Tensor, x: Tensor, momentum: float) -> None
             a memory on a GPU nothing waits for the GPU, with rows on the GPU the plan does.
         x: [B, d], used as they are (normalised by the caller or not).
         momentum: share of the old row, 0 … 1.
+
+    Raises:
+        ValueError: shapes do not fit together, or a row is outside 0 … N-1 (checked where the rows are).
     """
+    _check_rows("rows", rows, x, memory)
     order = torch.argsort(rows, stable=True)  # equal rows side by side, in batch order
     _, counts = torch.unique_consecutive(rows[order], return_counts=True)
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)  # where in `order` the run of each row starts
@@ -73,6 +78,26 @@ def move_rows_(memory: Tensor, rows: Tensor, x: Tensor, momentum: float) -> None
     for i, row in (part.unbind() for part in plan.split(sizes, dim=1)):
         moved = momentum * memory[row] + (1.0 - momentum) * x[i]
         memory[row] = moved / moved.norm(dim=1, keepdim=True)
+
+
+def _check_rows(name: str, rows: Tensor, x: Tensor, memory: Tensor) -> None:
+    """Raises ValueError unless there is a row 0 … N-1 of the memory [N, d] for each embedding x [B, d].
+
+    -1, the label of outliers, would quietly be the last row, and a number beyond the end stop a GPU for good.
+    """
+    size, width = memory.shape
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"embeddings must be [B, {width}] for a memory {[size, width]}, not {list(x.shape)}")
+    if rows.dtype != torch.int64 or rows.shape != x.shape[:1]:
+        found = f"{rows.dtype} {list(rows.shape)}"
+        raise ValueError(f"{name} must be int64 [{len(x)}], one for each embedding, not {found}")
+    if len(rows) == 0:
+        return
+    least, most = int(rows.min()), int(rows.max())
+    if least < 0 or most >= size:
+        wrong = least if least < 0 else most
+        hint = ": leave outliers (-1) out" if wrong == -1 else ""
+        raise ValueError(f"{name} must lie in 0 … {size - 1}, but one is {wrong}{hint}")
 
 
 class _ClusterSimilarity(torch.autograd.Function):
@@ -96,12 +121,12 @@ class _ClusterSimilarity(torch.autograd.Function):
         return grad_q, None, None, None
 
 
-class ClusterMemory(nn.Module):
-    """Contrast of embeddings with cluster centres; the centres follow the embeddings (section 4).
+class ClusterLogits(nn.Module):
+    """Similarities of embeddings with cluster centres; the centres follow the embeddings (section 4).
 
-    For q = x/‖x‖ [B, d] and targets y the loss is cross-entropy(q·Mᵀ/temperature, y), its mean over the batch. Its
-    backward pass gives q the gradient (p - onehot(y))/(B·temperature)·M, with the probabilities p of the forward pass
-    but M as it then stands, and afterwards moves the rows one by one in batch order:
+    For q = x/‖x‖ [B, d] and targets y it returns q·Mᵀ/temperature. However many losses are formed of these logits, the
+    backward pass meets their summed gradient once: q gets that gradient times M/temperature, with M as it then stands,
+    and afterwards the rows move one by one in batch order:
     M[y] ← momentum·M[y] + (1-momentum)·q, M[y] ← M[y]/‖M[y]‖. No backward pass, no move.
 
     Args:
@@ -121,12 +146,27 @@ class ClusterMemory(nn.Module):
         self.register_buffer("features", F.normalize(centers.detach(), dim=1))
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Scalar loss of embeddings x [B, d] (any length) with clusters targets [B] int64, 0 … K-1.
+        """Logits [B, K] of embeddings x [B, d] (any length), whose clusters are targets [B] int64, 0 … K-1.
 
-        targets: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`).
+        targets: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`). ValueError where they or
+        the shapes do not fit the memory.
         """
+        _check_rows("targets", targets, x, self.features)
         similarity = _ClusterSimilarity.apply(F.normalize(x, dim=1), targets, self.features, self.momentum)
-        return F.cross_entropy(similarity / self.temperature, targets.to(x.device, non_blocking=True))
+        return similarity / self.temperature
+
+
+class ClusterMemory(ClusterLogits):
+    """Contrast of embeddings with cluster centres that follow them: a loss, cross-entropy(logits, y), its mean over the
+    batch (section 4).
+
+    So its backward pass gives q the gradient (p - onehot(y))/(B·temperature)·M, with the probabilities p of the forward
+    pass but M as it then stands, and moves M as `ClusterLogits`, whose arguments and attributes it has.
+    """
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Scalar loss; arguments and errors as in `ClusterLogits`."""
+        return F.cross_entropy(super().forward(x, targets), targets.to(x.device, non_blocking=True))
 
 
 class InstanceMemory(nn.Module):
@@ -152,7 +192,8 @@ class InstanceMemory(nn.Module):
     def update(self, x: Tensor, rows: Tensor) -> None:
         """Moves rows [B] int64 towards embeddings x [B, d], one by one in batch order; a row may come twice.
 
-        rows: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`).
+        rows: on x's device or on the CPU; the latter spares a GPU's waiting (`move_rows_`). ValueError where they or
+        the shapes do not fit the memory; it is unchanged then.
 
         x is taken un-normalised, as in the published runs (section 9.1): with embeddings of norm ≈ √d the new image
         outweighs the old row by far, whatever the momentum says.

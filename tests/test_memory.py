@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdcl.memory import ClusterMemory, InstanceMemory, cluster_centers, move_rows_
+from sdcl.memory import ClusterLogits, ClusterMemory, InstanceMemory, cluster_centers, move_rows_
 
 
 def rows_one_by_one(memory, rows, x, momentum):
@@ -100,6 +100,72 @@ def test_of_two_losses_on_one_memory_the_later_one_goes_first():
         q.backward((p - F.one_hot(y, 3)) / (len(y) * 0.05) @ then)
         torch.testing.assert_close(x.grad, probe.grad)
     torch.testing.assert_close(memory.features, rows_one_by_one(moved, y, F.normalize(first.detach(), dim=1), 0.1))
+
+
+def test_two_losses_on_the_same_logits_make_one_gradient_and_one_move():
+    """Cross-entropy and a divergence from other logits, as in mutual learning: the moved centres see neither twice."""
+    x, centers, y, other = torch.randn(5, 8), torch.randn(3, 8), torch.tensor([0, 2, 1, 2, 2]), torch.randn(5, 3)
+
+    def loss(logits):
+        divergence = F.kl_div(other.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="sum")
+        return F.cross_entropy(logits, y) + 0.01 * divergence
+
+    plain, live = x.clone().requires_grad_(), x.clone().requires_grad_()
+    want = F.normalize(plain, dim=1) @ F.normalize(centers, dim=1).T / 0.07
+    loss(want).backward()
+    memory = ClusterLogits(centers, 0.2, temperature=0.07)
+    logits = memory(live, y)
+    torch.testing.assert_close(logits, want)
+    loss(logits).backward()
+    torch.testing.assert_close(live.grad, plain.grad)
+    q = F.normalize(x, dim=1)
+    torch.testing.assert_close(memory.features, rows_one_by_one(F.normalize(centers, dim=1), y, q, 0.2))
+
+
+def test_the_loss_is_that_of_its_logits_to_the_last_bit():
+    x, centers, y = torch.randn(40, 16), torch.randn(9, 16), torch.randint(0, 9, (40,))
+    results = []
+    for memory in (ClusterMemory(centers, 0.1), ClusterLogits(centers, 0.1)):
+        live = x.clone().requires_grad_()
+        out = memory(live, y)
+        loss = out if out.ndim == 0 else F.cross_entropy(out, y)
+        loss.backward()
+        results.append((loss.detach(), live.grad, memory.features))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+BAD = [
+    ([0, -1, 2], (3, 8), "{} must lie in 0 … 4, but one is -1: leave outliers"),
+    ([0, 5, 2], (3, 8), "{} must lie in 0 … 4, but one is 5"),
+    ([0, 9, -7], (3, 8), "{} must lie in 0 … 4, but one is -7"),
+    ([0, 1], (3, 8), r"{} must be int64 \[3\], one for each embedding, not torch.int64 \[2\]"),
+    ([[0], [1], [2]], (3, 8), r"{} must be int64 \[3\], .* \[3, 1\]"),
+    ([0.0, 1.0, 2.0], (3, 8), r"{} must be int64 \[3\], .* torch.float32"),
+    ([True, False, True], (3, 8), r"{} must be int64 \[3\], .* torch.bool"),
+    ([0, 1, 2], (3, 7), r"embeddings must be \[B, 8\] for a memory \[5, 8\], not \[3, 7\]"),
+    ([0, 1, 2], (3, 1), r"embeddings must be \[B, 8\]"),
+    ([0], (8,), r"embeddings must be \[B, 8\]"),
+]
+
+
+@pytest.mark.parametrize("rows, shape, message", BAD)
+def test_rows_and_shapes_that_do_not_fit_are_refused_by_name(rows, shape, message):
+    rows, x, memory = torch.tensor(rows), torch.randn(shape), torch.randn(5, 8)
+    instances = InstanceMemory(memory)
+    before = instances.features.clone()
+    with pytest.raises(ValueError, match=message.format("rows")):
+        instances.update(x, rows)
+    assert torch.equal(instances.features, before)
+    for kind in (ClusterMemory, ClusterLogits):
+        with pytest.raises(ValueError, match=message.format("targets")):
+            kind(memory, 0.1)(x, rows)
+
+
+def test_the_check_reads_nothing_from_a_device():
+    memory, x = ClusterMemory(torch.randn(3, 8), 0.1).to("meta"), torch.empty(2, 8, device="meta", requires_grad=True)
+    memory(x, torch.tensor([0, 2])).backward()
+    with pytest.raises(ValueError, match="targets must lie in 0 … 2, but one is 3"):
+        memory(x, torch.tensor([0, 3]))
 
 
 def test_rows_stay_of_unit_length():
