@@ -20,25 +20,25 @@ import torch
 from torch.optim import SGD
 
 from sdcl import distributed
-from sdcl.config import Config
+from sdcl.config import PRESETS, Config
 from sdcl.data.cache import build_caches
-from sdcl.data.sets import SETS
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.errors import run_program
-from sdcl.frame.checkpoints import write_json
+from sdcl.frame import guards
 from sdcl.frame.cli import how_to_go_on, parse_training
-from sdcl.frame.diagnostics import diagnose_epoch
-from sdcl.frame.dry_run import dry_run
+from sdcl.frame.dry_run import announce
 from sdcl.frame.embedding import embed_records
-from sdcl.frame.guards import check_enough_images, check_labels, out_of_memory_explained
-from sdcl.frame.progress import Progress, result_table
-from sdcl.frame.results import final_results, mean_of_trials
+from sdcl.frame.progress import CLUSTERS_LEGEND, Progress, result_table
+from sdcl.frame.results import final_results, finish_trials, trial_numbers
 from sdcl.frame.retrieval import TestSet, embed_test_set, evaluate, load_test_set
 from sdcl.frame.run import Clock, Run
-from sdcl.models import build_model, channels_last_stems, compile_parts
-from sdcl.seeds import seed_everything, use_deterministic_kernels
-from sdcl.training.labels import make_labels
+from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts
+from sdcl.seeds import seed_everything
+from sdcl.training.checks import check_labels, diagnose_epoch
+from sdcl.training.labels import PseudoLabels, make_labels
 from sdcl.training.losses import build_memories
+from sdcl.training.method import METHOD
+from sdcl.training.rehearsal import Rehearsal
 from sdcl.training.replicas import ReplicaForward
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 from sdcl.training.views import images_read
@@ -47,50 +47,60 @@ from sdcl.training.views import images_read
 def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, device: torch.device) -> dict[str, Any]:
     """One run: one RegDB trial, or a set without trials (trial 0). Returns its final results."""
     progress = Progress(config, trial)
-    progress.start(data, test_set, device)
+    progress.start(data, test_set, device, notes(config))
 
     forward, optimizer = network(config, trial, device)
     model = forward.model
-    run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, config, trial, data.fingerprint)
-    run.restore(model, optimizer)
+    run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, METHOD, config, trial, data.fingerprint)
+    saved = run.restore(model=model, optimizer=optimizer).get("labels")
+    good = PseudoLabels(**saved).to(device) if saved else None  # the last labels that could be trained on
 
     for epoch in range(run.next_epoch, config.epochs):
         settings, clock = config.at(epoch), Clock()
         seed_everything(config.seed, trial, epoch, distributed.rank())
         if settings.stage == 2 and epoch > 0 and config.at(epoch - 1).stage == 1:
-            run.enter_stage2(model)  # section 6: the selected stage-1 weights
+            run.go_on_from_best(model, keep_as="stage1")  # section 6: the selected stage-1 weights
+            good = None
 
         with clock("embed"):
-            visible, infrared = embed_records(model, data.records, config, "bicubic", progress.bar).values()
+            levels = embed_records(METHOD.embedding, model, data.records, config, "bicubic", progress.bar)
+            visible, infrared = (Embeddings(**levels[m]) for m in ("visible", "infrared"))
         with clock("label"):
             labels = make_labels(visible, infrared, settings, config)  # sections 3 and 6
-            labels = run.usable(labels, check_labels(labels, visible, infrared, settings, config))
+            problem = check_labels(labels, visible, infrared, settings, config)
+            good = labels = guards.usable_labels(labels, problem, good, config.on_degenerate)
             truth = diagnose_epoch(labels, visible, infrared, data.records, config) if config.truth else {}
             memories = build_memories(visible, infrared, labels, settings, config)  # section 4
         with clock("train"):
             batches = Batches(data.records["visible"], data.records["infrared"], labels, settings, config, trial)
-            bar = progress.losses(settings)
+            bar = progress.losses(epoch, settings.steps)
             losses = train_epoch(forward, optimizer, batches, labels, memories, settings, config, bar)  # sections 4, 5
         with clock("test"):
-            tests = embed_test_set(model, test_set, config, progress.bar)
-            table = evaluate(test_set, tests, config, final=False)  # section 8
+            tests = embed_test_set(METHOD, model, test_set, config, progress.bar)
+            table = evaluate(METHOD, test_set, tests, config, final=False)  # section 8
 
         line: dict[str, Any] = {"epoch": epoch, "stage": settings.stage, **losses, **labels.counts(), **truth}
-        line |= {"seconds": clock.seconds, **table}
-        selected = run.save(model, optimizer, line, rank1=next(iter(table.values()))["rank1"])
-        progress.epoch(line, selected)
+        line |= {"seconds": clock.seconds, **table, **({"labels_kept": True} if problem else {})}
+        rank1 = next(iter(table.values()))["rank1"]
+        selected = run.save(line, rank1, model=model, optimizer=optimizer, labels=vars(good))
+        progress.epoch(line, selected, labels.association(truth))
 
-    results = final_results(run, model, test_set)
-    progress.say(f"\n{result_table(results)}\n")
+    results = final_results(run, model, test_set, start=lambda: initial_model(config, trial).state_dict())
+    progress.say(f"\n{result_table(results, METHOD.parts)}\n")
     progress.say(f"{run.folder}/results.json holds this table; best.pth is epoch {run.best_epoch}, by {config.select}")
     run.close()
     return results
 
 
-def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaForward, SGD]:
-    """The model with its initial weights (section 1), over its batch-normalisation replicas, and its optimiser."""
+def initial_model(config: Config, trial: int) -> Any:
+    """The model with its initial weights (section 1), on the CPU."""
     seed_everything(config.seed, trial, "weights")
-    model = build_model(config.model).to(device)
+    return build_model(config.model)
+
+
+def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaForward, SGD]:
+    """The initial model over its batch-normalisation replicas, and its optimiser."""
+    model = initial_model(config, trial).to(device)
     model.gradient_checkpointing, model.accumulate = config.gradient_checkpointing, config.accumulate
     if config.channels_last:
         channels_last_stems(model)
@@ -100,26 +110,36 @@ def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaFo
     return forward, make_optimizer(model, config)
 
 
+def notes(config: Config) -> list[str]:
+    """What the first lines of a run say of its steps and labels."""
+    step = (
+        f"a step: {config.batch_size} visible images in two views and {config.batch_size} infrared, as "
+        f"{config.bn_replicas} batch-normalisation replica(s)"
+    )
+    return [step, CLUSTERS_LEGEND] if config.truth else [step]
+
+
 def main(arguments: list[str]) -> None:
-    options = parse_training(arguments, __doc__ or "")
+    options = parse_training(arguments, __doc__ or "", PRESETS)
     config = options.config
-    use_deterministic_kernels(config.deterministic)
-    device = distributed.start()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    device = distributed.start(config)
     try:
-        trials = [config.trial] if config.trial else SETS[config.dataset].trials
+        trials = trial_numbers(config)
         # All trials' images are found and read before the first one trains: a broken file of the last is known now.
         sets = [(trial, load_training_set(config, trial), load_test_set(config, trial)) for trial in trials]
         for _, data, test_set in sets:
-            check_enough_images(data.records, config.identities, config.instances, config.data_dir)
+            guards.check_enough_images(data.records, config.identities, config.instances, config.data_dir)
             build_caches(config, images_read(config, data.records, test_set.images))
-        with out_of_memory_explained(config):
+        with guards.out_of_memory_explained(config, config.less_memory()):
             if options.dry_run:
-                dry_run(config, sets, *network(config, trials[0], device))
+                trial, data, test_set = sets[0]
+                progress = Progress(config, trial)
+                progress.start(data, test_set, device, notes(config))
+                rehearsal = Rehearsal(config, trial, data, test_set, *network(config, trial, device))
+                announce(rehearsal.estimate(), config, len(sets), device, progress)
                 return
             results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]
-        if len(trials) > 1 and distributed.is_main():
-            write_json(config.run_dir / "results.json", mean_of_trials(results))
+        finish_trials(METHOD, config, trials, results)
     finally:
         distributed.stop()
 

@@ -33,13 +33,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sdcl import distributed  # noqa: E402
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.frame.embedding import embed_images  # noqa: E402
 from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
 from sdcl.training import PseudoLabels, build_memories  # noqa: E402
+from sdcl.training.method import METHOD  # noqa: E402
 from sdcl.training.replicas import ReplicaForward  # noqa: E402
 from sdcl.training.step import make_optimizer, train_epoch  # noqa: E402
 
@@ -153,7 +154,8 @@ class Bench:
     def embed(self) -> None:
         self.model.eval()
         for _ in range(self.settings.steps):
-            embed_images(self.model, self.embedded, "visible", self.way.precision)
+            with distributed.autocast(self.device, self.way.precision), torch.no_grad():
+                METHOD.embedding(self.model, self.embedded, "visible")
 
     def phases(self) -> dict[str, tuple[Callable[[], None], int]]:
         """What is measured, and how many images it takes."""

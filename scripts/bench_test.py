@@ -35,10 +35,10 @@ from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
 from sdcl.evaluation import SAME_PLACE, Metrics, sysu_metrics  # noqa: E402
-from sdcl.frame.embedding import embed  # noqa: E402
 from sdcl.frame.retrieval import TestSet, embed_test_set, load_test_set  # noqa: E402
-from sdcl.models import Embeddings, SDCLModel, build_model  # noqa: E402
+from sdcl.models import Embeddings, SDCLModel, build_model, embed  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
+from sdcl.training.method import METHOD  # noqa: E402
 
 IDENTITIES = 96
 """Test identities of SYSU-MM01."""
@@ -72,13 +72,13 @@ def bench_embedding(config: Config, rounds: int) -> list[str]:
     found: dict[str, list] = {"plain": [], "once": []}
     plain, once = alternate(
         lambda: found["plain"].append(embed_each_gallery(model, test, config)),
-        lambda: found["once"].append(embed_test_set(model, test, config)),
+        lambda: found["once"].append(embed_test_set(METHOD, model, test, config)),
         rounds,
         wall=device.type == "cuda",
     )
     sides = [test.tasks[0].query, *(gallery for task in test.tasks for gallery in task.galleries)]
     difference = max(
-        float((level - getattr(found["once"][0][modality], name)[rows]).abs().max())
+        float((level - found["once"][0][modality][name][rows]).abs().max())
         for (modality, rows), passed in zip(sides, found["plain"][0], strict=True)
         for name, level in passed._asdict().items()
     )

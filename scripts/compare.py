@@ -17,28 +17,40 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sdcl.errors import run_program  # noqa: E402
-from sdcl.report.comparison import comparison_figure, comparison_table, departures, verdict  # noqa: E402
-from sdcl.report.published import band_rule  # noqa: E402
+from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.report.comparison import (  # noqa: E402
+    comparison_figure,
+    comparison_table,
+    departures,
+    methods_of,
+    verdict,
+)
 from sdcl.report.run_files import read_run, run_folders  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
-    parser.add_argument("--published", choices=("sysu", "regdb"), help="the published curve to compare with")
+    parser.add_argument("--published", metavar="SET", help="compare with what was published on sysu, regdb, …")
     parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="the figure (%(default)s)")
     a = parser.parse_args()
     runs = [read_run(folder) for given in a.runs for folder in run_folders(given)]
     own = {run.published for run in runs}
-    published = a.published or (own.pop() if len(own) == 1 else None)
+    dataset = a.published or (own.pop() if len(own) == 1 else None)
+    known = sorted({name for m in methods_of(runs) if m.published for name in m.published.results})
+    if a.published and a.published not in known:
+        raise UserError(f"--published {a.published}: nothing is known of these methods there ({', '.join(known)})")
 
-    print(comparison_table(runs, published))
-    if published is not None:
-        print(f"\nThe published band: {band_rule(published)}.")
+    print(comparison_table(runs, dataset))
+    for method in methods_of(runs):
+        curve = method.published.curves.get(dataset) if method.published and dataset else None
+        if curve is None:
+            continue
+        print(f"\nThe published band of {method.title}: {curve.rule}.")
         for run in runs:
-            print(f"\n{run.folder}: {verdict(run, departures(run, published))}")
-    comparison_figure(runs, published).savefig(a.output, dpi=150)
+            if run.method is method:
+                print(f"\n{run.folder}: {verdict(run, departures(run, curve))}")
+    comparison_figure(runs, dataset).savefig(a.output, dpi=150)
     print(f"\n{a.output} shows the curves")
 
 

@@ -76,9 +76,9 @@ def to_sdcl(source: Path, target: Path, config: Config) -> str:
     model = SDCLModel(shape)
     report = load_checkpoint(model, source)
     epoch, rank1 = int(saved.get("epoch", 1)) - 1, float(saved.get("best_mAP", 0.0))
-    checkpoint = pack(model, dataclasses.replace(config, model=shape), epoch=epoch, stage=config.at(epoch).stage,
+    checkpoint = pack(model, dataclasses.replace(config, model=shape), method="sdcl", epoch=epoch,
                       trial=config.trial or 0, fingerprint="unknown", metrics={"rank1": rank1})
-    # Of no use here; kept so that converting back restores the file's own values.
+    # Nothing here uses them; kept so that converting back restores the file's own values.
     save_checkpoint(target, {**checkpoint, "published_unused": published_unused(source)})
     return f"{len(report.loaded)} tensors in this project's format, epoch {epoch} (counted from 0), Rank-1 {rank1:.4f}"
 

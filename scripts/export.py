@@ -5,12 +5,12 @@
     python scripts/export.py labels runs/demo --output labels
     python scripts/export.py model --checkpoint runs/demo/best.pth --modality visible --output visible.pt2
 
-embeddings: `deep` and `shallow` [N, D] float32, un-normalised, and `paths`; of a test set also `identities` and
-            `cameras`, and all names once with `visible_`, once with `infrared_` before them.
-labels:     what the run's next epoch would train with: visible.npy and infrared.npy (int64, -1 = none, rows as in
-            visible.txt and infrared.txt), and visible_clusters.npy, the visible rows' own clusters.
-model:      normalised images [B, 3, H, W] to (deep, shallow), for any B: an exported program (.pt2), or ONNX (.onnx,
-            which needs the packages onnx and onnxscript). The file is compared with the network before it is kept.
+embeddings: each level of the method (SDCL: `deep` and `shallow`) [N, d] float32, and `paths`; of a test set also
+            `identities` and `cameras`, and all names once with `visible_`, once with `infrared_` before them.
+labels:     what the run's next epoch would train with, of a method that clusters: visible.npy and infrared.npy (int64,
+            -1 = none, rows as in visible.txt and infrared.txt); SDCL: also visible_clusters.npy, the visible rows' own.
+model:      normalised images [B, 3, H, W] to the levels, for any B: an exported program (.pt2), or ONNX (.onnx, which
+            needs the packages onnx and onnxscript). The file is compared with the network before it is kept.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdcl.data.records import MODALITIES  # noqa: E402
-from sdcl.errors import run_program  # noqa: E402
-from sdcl.frame.export import export_model, folder_embeddings, next_labels, test_set_embeddings  # noqa: E402
+from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.frame.export import export_model, folder_embeddings, test_set_embeddings  # noqa: E402
+from sdcl.frame.method import method_of  # noqa: E402
 
 
 def save_embeddings(a: argparse.Namespace) -> None:
@@ -40,14 +41,16 @@ def save_embeddings(a: argparse.Namespace) -> None:
 
 
 def save_labels(a: argparse.Namespace) -> None:
-    labels, records, epoch = next_labels(a.run, a.data_dir)
+    method = method_of(a.run / "last.pth")
+    if method.next_labels is None:
+        raise UserError(f"{a.run} is a run of {method.title}, which has no pseudo-labels")
+    labels, records, about = method.next_labels(a.run, a.data_dir)
     a.output.mkdir(parents=True, exist_ok=True)
-    arrays = {"visible": labels.visible, "infrared": labels.infrared, "visible_clusters": labels.visible_clusters}
-    for name, array in arrays.items():
+    for name, array in labels.items():
         np.save(a.output / f"{name}.npy", array.cpu().numpy())
     for modality in MODALITIES:
         (a.output / f"{modality}.txt").write_text("".join(f"{record.path}\n" for record in records[modality]))
-    print(f"{a.output}: labels of epoch {epoch}, stage {labels.stage}: {labels.counts()}")
+    print(f"{a.output}: {about}")
 
 
 def save_model(a: argparse.Namespace) -> None:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sdcl.config import PRESETS, Config, ModelConfig
     from sdcl.cra import associate
     from sdcl.evaluation import Metrics, regdb_metrics, sysu_gallery, sysu_metrics, sysu_query
-    from sdcl.frame.embedding import embed
     from sdcl.memory import ClusterMemory, InstanceMemory, cluster_centers
     from sdcl.models import (
         Embeddings,
         LoadReport,
         SDCLModel,
         build_model,
+        embed,
         load_backbone,
         load_checkpoint,
         save_published_format,
@@ -34,11 +34,10 @@ _ROOMS = {
     "cnl": ("neighbor_loss", "neighbor_mask"),
     "config": ("PRESETS", "Config", "ModelConfig"),
     "cra": ("associate",),
-    "frame.embedding": ("embed",),
     "evaluation": ("Metrics", "regdb_metrics", "sysu_gallery", "sysu_metrics", "sysu_query"),
     "memory": ("ClusterMemory", "InstanceMemory", "cluster_centers"),
     "models": (
-        "Embeddings", "LoadReport", "SDCLModel", "build_model", "load_backbone", "load_checkpoint",
+        "Embeddings", "LoadReport", "SDCLModel", "build_model", "embed", "load_backbone", "load_checkpoint",
         "save_published_format",
     ),
 }  # fmt: skip

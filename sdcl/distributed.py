@@ -15,11 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sdcl.seeds import use_deterministic_kernels
+from sdcl.settings import RunSettings
+
 T = TypeVar("T")
 
 
-def start() -> torch.device:
-    """Joins the processes that torchrun started, if it did, and returns this process's device."""
+def start(config: RunSettings) -> torch.device:
+    """Joins the processes that torchrun started, if it did, sets the arithmetic that a run asks for, and returns this
+    process's device."""
+    use_deterministic_kernels(config.deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     cuda = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
 
 from scripts import compare
 from sdcl.config import PRESETS
 from sdcl.errors import UserError
 from sdcl.report.comparison import comparison_figure, comparison_table, departures, verdict
-from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
 from sdcl.report.run_files import RunFiles, read_run
 
 

@@ -30,8 +30,7 @@ from sdcl.clustering import nearest_neighbors
 from sdcl.config import PRESETS, ModelConfig
 from sdcl.data.records import ImageRecord
 from sdcl.errors import UserError
-from sdcl.frame.embedding import embed
-from sdcl.models import Embeddings, build_model
+from sdcl.models import Embeddings, build_model, embed
 from sdcl.seeds import seed_everything
 from sdcl.training import PseudoLabels, build_memories, make_labels
 from sdcl.training.labels import shared_search
@@ -155,7 +154,7 @@ def work(rank, folder, port):
         "CUDA_VISIBLE_DEVICES": "",
     }
     torch.set_num_threads(1)
-    distributed.start()
+    distributed.start(PRESETS["demo"])
     results = {name: train(folder, *case) for name, case in CASES.items()}
     results["labels"] = [labels(stage) for stage in EPOCHS]
     with pytest.raises(ValueError, match="not finite"):  # on both: none waits for the other

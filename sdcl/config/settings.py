@@ -190,6 +190,16 @@ class Config(RunSettings):
         """Images of one modality in a step (128); the step sees two views of each visible one."""
         return self.identities * self.instances
 
+    def less_memory(self) -> list[str]:
+        """Options with which a step needs less GPU memory, the first to try first."""
+        options = [f"--accumulate {2 * self.accumulate} (same result, about a third slower than without)"]
+        if not self.gradient_checkpointing:
+            options.insert(0, "--gradient-checkpointing (same result, about a third slower)")
+        if self.bn_replicas > 1:
+            options.append(f"{self.bn_replicas} GPUs: torchrun --nproc-per-node {self.bn_replicas} train_sdcl.py …")
+        options.append(f"in the end --instances {max(2, self.instances // 2)} (half the batch: another result)")
+        return options
+
     def at(self, epoch: int) -> EpochSettings:
         """The settings of epoch 0, 1, …: stage, steps, learning rate and weights (method page, sections 5 to 7)."""
         stage: Literal[1, 2] = 2 if self.cra and epoch >= self.stage2_from else 1

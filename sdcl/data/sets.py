@@ -32,8 +32,6 @@ class DataSet:
     """Data folder and gallery images of an identity and camera to that variant of the test; None: there is none."""
     sysu_metrics: bool = False
     """Metrics of SYSU-MM01 (Rank-k counts identities, the query's own place is removed) rather than those of RegDB."""
-    each_level: bool = False
-    """The final test adds the two levels' cosines; otherwise all tests use one cosine of both levels together."""
     draw: Callable[[Path, SyntheticConfig], object] | None = None
     """Draws synthetic people in this layout, ready to be trained on; None: they have no such layout."""
 
@@ -55,7 +53,6 @@ SETS: dict[str, DataSet] = {
         check=lambda root, _, compare: verify_sysu(root, deep=False, published=SYSU_PUBLISHED if compare else None),
         multi_shot=sysu.test_set,
         sysu_metrics=True,
-        each_level=True,
         draw=_draw_sysu,
     ),
     "regdb": DataSet(

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from sdcl.config import Config
 from sdcl.errors import UserError
-from sdcl.tensor_files import read_weights
+from sdcl.settings import RunSettings
+from sdcl.tensor_files import fill, read_weights
 from sdcl.version import __version__
 
 __all__ = [
     "FORMAT",
     "is_own_format",
+    "load_weights",
     "pack",
     "read_checkpoint",
+    "read_json",
     "remove_leftovers",
     "save_checkpoint",
     "write_atomically",
@@ -30,11 +31,12 @@ __all__ = [
 ]
 
 FORMAT = "sdcl-1"
-"""Marks a file of this project (`load_checkpoint` tells formats apart by it)."""
+"""Marks a file of this project (`is_own_format` tells formats apart by it)."""
 
-
-CONTENTS = ("model", "config", "epoch", "stage", "trial", "fingerprint", "metrics", "code_version")
-"""What every checkpoint holds beside its format."""
+CONTENTS = {
+    "model": dict, "config": dict, "epoch": int, "trial": int, "fingerprint": str, "metrics": dict, "code_version": str,
+}  # fmt: skip
+"""What every checkpoint holds beside its format and method, and its type."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -75,35 +77,58 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that this project wrote.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:  # no JSON, or no UTF-8
+        data = None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object. Restore it, or delete it and run again")
+    return data
+
+
 def pack(
     model: nn.Module,
-    config: Config,
+    config: RunSettings,
     *,
+    method: str,
     epoch: int,
-    stage: int,
     trial: int,
     fingerprint: str,
-    metrics: dict[str, Any],
+    metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `best.pth` holds: enough to test, convert and judge the weights. Plain types and tensors only."""
     return {
         "format": FORMAT,
+        "method": method,
         "model": model.state_dict(),
         "config": config.to_json(),
         "epoch": epoch,
-        "stage": stage,
         "trial": trial,
         "fingerprint": fingerprint,
-        "metrics": metrics,
+        "metrics": dict(metrics),
         "code_version": __version__,
     }
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any], optimizer: Optimizer | None = None, **state: Any) -> None:
-    """Writes a packed checkpoint, with the optimiser and further state where a run is to go on from it (`last.pth`)."""
-    if optimizer is not None:
-        checkpoint = {**checkpoint, "optimizer": optimizer.state_dict(), **state}
-    write_atomically(path, lambda p: torch.save(checkpoint, p))
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Writes a packed checkpoint, with whatever else a run needs to go on from it."""
+    write_atomically(path, lambda p: torch.save(dict(checkpoint), p))
+
+
+def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """All tensors of a checkpoint's "model" into the network, or UserError: nothing missing, nothing of another
+    shape."""
+    names = list(model.state_dict())
+    source = checkpoint["model"]
+    fill(model, source, dict(zip(names, names, strict=True)), path, sorted(source.keys() - set(names)))
 
 
 def is_own_format(path: Path) -> bool:
@@ -127,4 +152,9 @@ def read_checkpoint(path: Path, further: tuple[str, ...] = ()) -> dict[str, Any]
     if absent:
         raise UserError(f"{path} is only a part of a checkpoint: it lacks {', '.join(absent)}; take last.pth or "
                         "best.pth as training wrote them")  # fmt: skip
+    data.setdefault("method", "sdcl")  # files of version 0.1 do not name it
+    wrong = [name for name, kind in {"method": str, **CONTENTS}.items() if not isinstance(data[name], kind)]
+    if wrong:
+        raise UserError(f"{path} is damaged: {', '.join(wrong)} in it is of another type; take last.pth or best.pth as "
+                        "training wrote them")  # fmt: skip
     return data

@@ -1,40 +1,46 @@
-"""The command line of the training and the test program: every field of `Config` is an option, checked by its type."""
+"""The command line of training and test programs: every field of a method's settings is an option, checked by its
+type."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import tyro
 
-from sdcl.config import PRESETS, Config
 from sdcl.errors import UserError
+from sdcl.settings import RunSettings
 
-__all__ = ["TestOptions", "TrainOptions", "how_to_go_on", "parse_test", "parse_training"]
+__all__ = ["TestOptions", "TrainOptions", "given", "how_to_go_on", "parse_test", "parse_training"]
+
+S = TypeVar("S", bound=RunSettings)
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Generic[S]):
     """What the training program takes beside the settings."""
 
-    config: tyro.conf.OmitArgPrefixes[Config]
+    config: tyro.conf.OmitArgPrefixes[S]
     dry_run: bool = False
     """Do not train: check data and weights, run a little of each phase at full size, and print step times, memory and
     the hours of the whole schedule. The run folder is left alone."""
 
 
 @dataclass(frozen=True)
-class TestOptions:
+class TestOptions(Generic[S]):
     """What the test program takes beside the settings."""
 
-    config: tyro.conf.OmitArgPrefixes[Config]
+    config: tyro.conf.OmitArgPrefixes[S]
     checkpoint: Path
-    """Weights to test: of this project or of the published implementation. RegDB: a run folder with trial-<n>/best.pth
-    in it tests all of them."""
+    """Weights to test: of this project, or of a format that the method reads (SDCL: that of the published
+    implementation). RegDB: a run folder with trial-<n>/best.pth in it tests all of them."""
+    method: str | None = None
+    """Of weights in another format: the method that they are of (sdcl, …). A checkpoint of this project says it."""
     output: Path | None = None
     """Where the table goes as JSON. Default: test-<checkpoint>.json beside the checkpoint (with several shots
     test-<checkpoint>-<shots>-shot.json)."""
@@ -67,30 +73,57 @@ class TestOptions:
         return "" if self.shots == 1 else f"-{self.shots}-shot"
 
 
-def parse_training(arguments: Sequence[str], description: str) -> TrainOptions:
-    """Options of `train_sdcl.py <preset> [options]`; prints help or an error and exits where that is due."""
-    preset, rest = _split(arguments, "train_sdcl.py", description)
-    return tyro.cli(TrainOptions, prog=f"train_sdcl.py {preset}", description=description,
-                    default=TrainOptions(PRESETS[preset]), args=rest, config=(tyro.conf.OmitArgPrefixes,))
+def parse_training(arguments: Sequence[str], description: str, presets: Mapping[str, S]) -> TrainOptions[S]:
+    """Options of `train_<method>.py <preset> [options]`; prints help or an error and exits where that is due.
+
+    Args:
+        description: the program's docstring; its name is the first word there that ends in .py.
+        presets: settings of one class, by name.
+    """
+    program = _program(description, "train_sdcl.py")
+    preset, rest = _split(arguments, program, description, presets)
+    return _parse(TrainOptions, TrainOptions(presets[preset]), f"{program} {preset}", description, rest)
 
 
-def parse_test(arguments: Sequence[str], description: str) -> TestOptions:
-    """Options of `test_sdcl.py <preset> --checkpoint F [options]`."""
-    preset, rest = _split(arguments, "test_sdcl.py", description)
-    default = TestOptions(PRESETS[preset], checkpoint=tyro.MISSING)
-    return tyro.cli(TestOptions, prog=f"test_sdcl.py {preset}", description=description, default=default, args=rest,
-                    config=(tyro.conf.OmitArgPrefixes,))
+def parse_test(arguments: Sequence[str], description: str, presets: Mapping[str, S]) -> TestOptions[S]:
+    """Options of `test_sdcl.py <preset> --checkpoint F [options]`; presets: of the checkpoint's method."""
+    preset, rest = _split(arguments, "test_sdcl.py", description, presets)
+    default = TestOptions(presets[preset], checkpoint=tyro.MISSING)
+    return _parse(TestOptions, default, f"test_sdcl.py {preset}", description, rest)
 
 
-def _split(arguments: Sequence[str], program: str, description: str) -> tuple[str, list[str]]:
+def _parse(kind: Any, default: Any, program: str, description: str, rest: list[str]) -> Any:
+    """kind: the options' generic class, which becomes that of the default's settings."""
+    options = kind[type(default.config)]
+    how = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(options, prog=program, description=description, default=default, args=rest, config=how)
+
+
+def given(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option on a command line that is not parsed yet: `--option value` or `--option=value`."""
+    for at, argument in enumerate(arguments):
+        if argument == option and at + 1 < len(arguments):
+            return arguments[at + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _program(description: str, otherwise: str) -> str:
+    return next((word for word in description.split() if word.endswith(".py")), otherwise)
+
+
+def _split(
+    arguments: Sequence[str], program: str, description: str, presets: Mapping[str, S]
+) -> tuple[str, list[str]]:
     """The preset and the options behind it; `--resume` alone means `--resume always`."""
-    if not arguments or arguments[0] not in PRESETS:
+    if not arguments or arguments[0] not in presets:
         wanted = bool(arguments) and arguments[0] in ("-h", "--help")
-        usage = f"usage: python {program} {{{'|'.join(PRESETS)}}} [options]\n\n{description}\n\n"
-        usage += f"All options of a preset, with its values: python {program} sysu --help"
+        usage = f"usage: python {program} {{{'|'.join(presets)}}} [options]\n\n{description}\n\n"
+        usage += f"All options of a preset, with its values: python {program} {next(iter(presets))} --help"
         print(usage, file=sys.stdout if wanted else sys.stderr)
         if arguments and not wanted:
-            print(f"\nerror: '{arguments[0]}' is no preset: choose {', '.join(PRESETS)}", file=sys.stderr)
+            print(f"\nerror: '{arguments[0]}' is no preset: choose {', '.join(presets)}", file=sys.stderr)
         raise SystemExit(0 if wanted else 2)
     rest = list(arguments[1:])
     if "--resume" in rest:

@@ -17,16 +17,18 @@ class Curves:
     Args:
         folder: made if it does not exist; its event files are deleted.
         log: the epochs so far, as in log.jsonl.
+        terms: how the names of loss terms begin.
 
     Raises:
         ImportError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, log: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, log: list[dict[str, Any]], terms: tuple[str, ...]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # for runs that want it alone
 
         for old in sorted(folder.glob("events.out.tfevents.*")):
             old.unlink()
+        self._terms = ("loss", *terms)
         self._writer = SummaryWriter(str(folder))
         for line in log:
             self.add(line)
@@ -41,9 +43,9 @@ class Curves:
                     self._writer.add_scalar(f"{name}/{part}", number, epoch)
             elif isinstance(value, list):
                 self._histogram(f"{name}_log2", value, epoch)
-            elif name != "epoch":
-                loss = name == "loss" or name.startswith(("cluster_", "neighbor_"))
-                self._writer.add_scalar(f"{'loss' if loss else 'labels'}/{name}", value, epoch)
+            elif name != "epoch" and not isinstance(value, str):
+                place = "loss" if name.startswith(self._terms) else "labels"
+                self._writer.add_scalar(f"{place}/{name}", value, epoch)
         self._writer.flush()
 
     def close(self) -> None:

@@ -10,25 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
-
-from sdcl.cnl import neighbor_mask
-from sdcl.config import Config
-from sdcl.data.records import ImageRecord
-from sdcl.models import Embeddings
-from sdcl.training.labels import PseudoLabels
 
 __all__ = [
     "SIZE_BINS",
     "association_accuracy",
     "cluster_sizes",
     "compare_clusters",
-    "diagnose",
-    "diagnose_epoch",
-    "diagnose_neighbors",
+    "count_clusters",
+    "diagnose_clusters",
     "majority_identity",
     "neighbor_accuracy",
 ]
@@ -39,50 +30,27 @@ SIZE_BINS = (2, 4, 8, 16, 32, 64, 128)
 Array = Tensor | np.ndarray | Sequence[int]
 
 
-def diagnose(labels: PseudoLabels, visible_ids: Array, infrared_ids: Array) -> dict[str, float | list[int]]:
-    """An epoch's pseudo-labels against the true identities, by the names they have in log.jsonl.
+def diagnose_clusters(modality: str, labels: Array, ids: Array) -> dict[str, float | list[int]]:
+    """A modality's pseudo-labels against the true identities, by the names they have in log.jsonl.
 
     Args:
-        labels: of all training rows.
-        visible_ids, infrared_ids: [N], [M] true identities of the same rows.
+        labels: [N] clusters, -1 = outlier.
+        ids: [N] identities.
 
     Returns:
-        For each modality, "visible" or "infrared": `<m>_identities` (their number, what `<m>_clusters` should come
-        to), `<m>_ari` and `<m>_purity` (`compare_clusters`), `<m>_cluster_sizes` (`cluster_sizes`). In stage 2 also
-        `association_accuracy` (0 … 1, over the visible rows that train) and `associated_share`, their share of all.
+        `<m>_identities` (their number, what `<m>_clusters` should come to), `<m>_ari` and `<m>_purity`
+        (`compare_clusters`), `<m>_cluster_sizes` (`cluster_sizes`).
     """
-    out: dict[str, float | list[int]] = {}
-    for name, y, ids in (
-        ("visible", labels.visible_clusters, visible_ids),
-        ("infrared", labels.infrared, infrared_ids),
-    ):
-        out[f"{name}_identities"] = len(np.unique(_numpy(ids)))
-        out |= {f"{name}_{k}": v for k, v in compare_clusters(y, ids).items()}
-        out[f"{name}_cluster_sizes"] = cluster_sizes(y)
-    if labels.stage == 2:
-        training = _numpy(labels.visible_training)
-        out["associated_share"] = float((training >= 0).mean())
-        accuracy = association_accuracy(training, visible_ids, labels.infrared, infrared_ids)
-        if accuracy is not None:
-            out["association_accuracy"] = accuracy
-    return out
-
-
-def diagnose_epoch(
-    labels: PseudoLabels,
-    visible: Embeddings,
-    infrared: Embeddings,
-    records: dict[str, list[ImageRecord]],
-    config: Config,
-) -> dict[str, float | list[int]]:
-    """What the log says of an epoch's pseudo-labels and neighbours, judged by the records' true identities."""
-    visible_ids, infrared_ids = ([r.identity for r in records[m]] for m in ("visible", "infrared"))
-    if not config.shallow:  # the neighbour losses look at the deep level alone
-        visible, infrared = (Embeddings(x.deep, x.deep) for x in (visible, infrared))
     return {
-        **diagnose(labels, visible_ids, infrared_ids),
-        **diagnose_neighbors(visible, infrared, visible_ids, infrared_ids, config.neighbor_threshold),
+        f"{modality}_identities": len(np.unique(_numpy(ids))),
+        **{f"{modality}_{k}": v for k, v in compare_clusters(labels, ids).items()},
+        f"{modality}_cluster_sizes": cluster_sizes(labels),
     }
+
+
+def count_clusters(modality: str, labels: Tensor) -> dict[str, int]:
+    """`<m>_clusters` and `<m>_outliers` of labels [N] int64, -1 = outlier, for the log."""
+    return {f"{modality}_clusters": int(labels.max()) + 1, f"{modality}_outliers": int((labels < 0).sum())}
 
 
 def compare_clusters(labels: Array, ids: Array) -> dict[str, float]:
@@ -172,41 +140,6 @@ def neighbor_accuracy(mask: Array, anchor_ids: Array, target_ids: Array, own_row
     if len(anchors) == 0:
         return None
     return float((_numpy(anchor_ids)[anchors] == _numpy(target_ids)[targets]).mean())
-
-
-def diagnose_neighbors(
-    visible: Embeddings,
-    infrared: Embeddings,
-    visible_ids: Array,
-    infrared_ids: Array,
-    threshold: float = 0.9,
-    sample: int = 512,
-) -> dict[str, float]:
-    """How right the neighbour losses' pairs are at the start of an epoch, when the memories hold these embeddings.
-
-    Args:
-        visible, infrared: embeddings of all training rows, un-normalised [N, d], [M, d].
-        visible_ids, infrared_ids: [N], [M] identities.
-        threshold: of `neighbor_mask`.
-        sample: anchors that are looked at, evenly spaced over the modality's rows.
-
-    Returns:
-        `neighbors_<anchor>_<target>`, share of right pairs (0 … 1), for the four pairs of modalities, as far as there
-        are any pairs.
-    """
-    unit = {"visible": [F.normalize(x, dim=1) for x in visible], "infrared": [F.normalize(x, dim=1) for x in infrared]}
-    ids = {"visible": _numpy(visible_ids), "infrared": _numpy(infrared_ids)}
-    out = {}
-    for anchor in ("visible", "infrared"):
-        n = len(ids[anchor])
-        rows = torch.linspace(0, n - 1, min(sample, n)).round().long()
-        anchors = [x[rows.to(x.device)] for x in unit[anchor]]
-        for target in ("visible", "infrared"):
-            mask = neighbor_mask(anchors[0], anchors[1], unit[target][0], unit[target][1], threshold)
-            share = neighbor_accuracy(mask, ids[anchor][rows.numpy()], ids[target], rows if anchor == target else None)
-            if share is not None:
-                out[f"neighbors_{anchor}_{target}"] = share
-    return out
 
 
 def _numpy(values: Any) -> np.ndarray:

@@ -6,19 +6,20 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from sdcl import distributed
-from sdcl.config import Config
 from sdcl.data.records import MODALITIES
 from sdcl.data.verify import data_fingerprint
 from sdcl.frame.checkpoints import write_atomically
+from sdcl.frame.embedding import Levels, device_of
+from sdcl.frame.method import Method
 from sdcl.frame.retrieval import TestSet, embed_test_set
-from sdcl.models import Embeddings, SDCLModel
+from sdcl.settings import RunSettings
 
 __all__ = ["cache_file", "cached_embeddings", "embedding_arrays"]
 
@@ -36,12 +37,13 @@ def cache_file(checkpoint: Path, variant: str = "") -> Path:
 def cached_embeddings(
     file: Path,
     checkpoint: Path,
-    model: SDCLModel,
+    method: Method,
+    model: nn.Module,
     test: TestSet,
-    config: Config,
+    config: RunSettings,
     bar: Bar | None = None,
     say: Callable[[str], object] = print,
-) -> dict[str, Embeddings]:
+) -> dict[str, Levels]:
     """`embed_test_set`, but from `file` where that holds it, and written there where it does not.
 
     What is there is used when the checkpoint's content, the images (paths in their order, file sizes), the network's
@@ -52,13 +54,13 @@ def cached_embeddings(
         checkpoint: of the weights that are in `model`.
         say: told that the file is used, or why not.
     """
-    origin = distributed.from_main(lambda: _origin(checkpoint, model, test, config))
+    origin = distributed.from_main(lambda: _origin(checkpoint, method, test, config))
     found, reason = distributed.from_main(lambda: _read(file, origin, test))
     if found is not None:
         say(f"test embeddings: those of {file}")
-        device = model.cls_token.device
-        return {m: Embeddings(*(torch.from_numpy(x).to(device) for x in levels)) for m, levels in found.items()}
-    embeddings = embed_test_set(model, test, config, bar)
+        device = device_of(model)
+        return {m: {k: torch.from_numpy(x).to(device) for k, x in levels.items()} for m, levels in found.items()}
+    embeddings = embed_test_set(method, model, test, config, bar)
     if distributed.is_main():
 
         def save(path: Path) -> None:
@@ -71,31 +73,32 @@ def cached_embeddings(
     return embeddings
 
 
-def embedding_arrays(test: TestSet, embeddings: dict[str, Embeddings]) -> dict[str, np.ndarray]:
-    """For each modality `<m>_paths`, `<m>_identities`, `<m>_cameras` [N] and `<m>_deep`, `<m>_shallow` [N, D]
-    float32, un-normalised."""
+def embedding_arrays(test: TestSet, embeddings: dict[str, Levels]) -> dict[str, np.ndarray]:
+    """For each modality `<m>_paths`, `<m>_identities`, `<m>_cameras` [N] and `<m>_<level>` [N, d] float32."""
     out: dict[str, np.ndarray] = {}
     for modality, levels in embeddings.items():
         paths, identities, cameras = zip(*test.images[modality], strict=True)
         columns = {"paths": paths, "identities": identities, "cameras": cameras}
         out |= {f"{modality}_{name}": np.array(column) for name, column in columns.items()}
-        out |= {f"{modality}_{level}": x.cpu().numpy() for level, x in levels._asdict().items()}
+        out |= {f"{modality}_{level}": x.cpu().numpy() for level, x in levels.items()}
     return out
 
 
-def _origin(checkpoint: Path, model: SDCLModel, test: TestSet, config: Config) -> dict[str, str]:
+def _origin(checkpoint: Path, method: Method, test: TestSet, config: RunSettings) -> dict[str, str]:
     """What the embeddings follow from, by the names of `PARTS`."""
+    settings = config.to_json()
+    network = {name: settings[name] for name in config.OF_NETWORK}
     return {
         "weights": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "images": " ".join(data_fingerprint(test.images[m]) for m in MODALITIES),
-        "settings": json.dumps(asdict(model.config) | {"precision": config.precision}, sort_keys=True),
+        "settings": json.dumps({"method": method.name, "precision": config.precision, **network}, sort_keys=True),
     }
 
 
 def _read(
     file: Path, origin: dict[str, str], test: TestSet
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]] | None, str]:
-    """Deep and shallow embeddings by modality, if they are of this origin; else None and why not."""
+) -> tuple[dict[str, dict[str, np.ndarray]] | None, str]:
+    """Each level's embeddings by modality, if they are of this origin; else None and why not."""
     if not file.is_file():
         return None, f"{file.name} was not there"
     try:
@@ -106,6 +109,11 @@ def _read(
                     changed.append(f"{m} paths")
             if changed:
                 return None, f"what {file.name} held was of other {' and '.join(changed)}"
-            return {m: (saved[f"{m}_deep"], saved[f"{m}_shallow"]) for m in MODALITIES}, ""
+            columns = {m: [name for name in saved.files if name.startswith(f"{m}_")] for m in MODALITIES}
+            others = ("paths", "identities", "cameras")
+            return {
+                m: {k.removeprefix(f"{m}_"): saved[k] for k in names if k.removeprefix(f"{m}_") not in others}
+                for m, names in columns.items()
+            }, ""
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         return None, f"{file.name} could not be read ({error})"

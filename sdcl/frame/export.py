@@ -1,8 +1,9 @@
-"""Embeddings, pseudo-labels and the network of a trained run, for other programs."""
+"""Embeddings and the network of a trained run, for other programs."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from sdcl.config import Config, ModelConfig
-from sdcl.data.records import IMAGE_SUFFIXES, ImageRecord, images_below
-from sdcl.data.training_set import load_training_set
+from sdcl.data.records import IMAGE_SUFFIXES, images_below
 from sdcl.errors import UserError
 from sdcl.frame.checkpoints import read_checkpoint, write_atomically
-from sdcl.frame.embedding import embed, embed_records
+from sdcl.frame.embedding import embed_paths
 from sdcl.frame.embedding_cache import embedding_arrays
+from sdcl.frame.method import Method, load_network, method_of
 from sdcl.frame.retrieval import embed_test_set, load_test_set
-from sdcl.models import SDCLModel, build_model, load_checkpoint
-from sdcl.training.labels import PseudoLabels, make_labels
+from sdcl.settings import RunSettings
 
-__all__ = ["export_model", "folder_embeddings", "next_labels", "test_set_embeddings"]
+__all__ = ["export_model", "folder_embeddings", "load_trained", "test_set_embeddings"]
 
 Modality = Literal["visible", "infrared"]
 TOLERANCE = 1e-3
@@ -30,17 +29,26 @@ TOLERANCE = 1e-3
 
 
 def folder_embeddings(checkpoint: Path, folder: Path, modality: Modality) -> dict[str, np.ndarray]:
-    """Embeddings of all images below a folder, sorted by path: `paths` [N], `deep` and `shallow` [N, D], un-normalised.
+    """Embeddings of all images below a folder, sorted by path: `paths` [N] and each level [N, d].
 
     Raises:
         UserError: no such folder, no image in it, or one that cannot be read.
     """
-    model, config, _ = _load(checkpoint)
+    method, model, config, _ = load_trained(checkpoint)
     paths = images_below(folder)
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    found = embed(model, paths, modality, batch_size=config.embedding_batch, workers=config.workers)
-    return {"paths": np.array(paths), "deep": found.deep.cpu().numpy(), "shallow": found.shallow.cpu().numpy()}
+    found = embed_paths(
+        method.embedding,
+        model,
+        paths,
+        modality,
+        config.image_size,
+        interpolation=method.interpolation,
+        batch_size=config.embedding_batch,
+        workers=config.workers,
+    )
+    return {"paths": np.array(paths), **{level: x.cpu().numpy() for level, x in found.items()}}
 
 
 def test_set_embeddings(checkpoint: Path, data_dir: Path | None = None) -> dict[str, np.ndarray]:
@@ -49,28 +57,13 @@ def test_set_embeddings(checkpoint: Path, data_dir: Path | None = None) -> dict[
     Returns:
         The arrays of `embedding_arrays`.
     """
-    model, config, trial = _load(checkpoint, data_dir)
+    method, model, config, trial = load_trained(checkpoint, data_dir)
     test = load_test_set(config, trial)
-    return embedding_arrays(test, embed_test_set(model, test, config))
-
-
-def next_labels(run: Path, data_dir: Path | None = None) -> tuple[PseudoLabels, dict[str, list[ImageRecord]], int]:
-    """The pseudo-labels that a run's next epoch would train with, its rows and that epoch.
-
-    They follow from last.pth, or, where the next epoch is the first of stage 2, from best.pth (method page, section 6).
-    """
-    last = read_checkpoint(run / "last.pth")
-    epoch = last["epoch"] + 1
-    config = Config.from_json(last["config"])
-    enters_stage2 = config.at(epoch).stage == 2 and config.at(epoch - 1).stage == 1
-    model, config, trial = _load(run / ("best.pth" if enters_stage2 else "last.pth"), data_dir)
-    records = load_training_set(config, trial).records
-    visible, infrared = embed_records(model, records, config, "bicubic").values()
-    return make_labels(visible, infrared, config.at(epoch), config), records, epoch
+    return embedding_arrays(test, embed_test_set(method, model, test, config))
 
 
 def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
-    """Writes the network of one modality: images [B, 3, H, W], normalised, to (deep, shallow) [B, D], un-normalised.
+    """Writes the network of one modality: normalised images [B, 3, H, W] to each level [B, d] (`Method.embed`).
 
     output: .pt2 (`torch.export`) or .onnx.
 
@@ -91,10 +84,9 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
                 f"ONNX needs the packages onnx and onnxscript ({', '.join(missing)} not found): install them, or "
                 "export to .pt2, which needs nothing more"
             )
-    model, config, _ = _load(checkpoint, device="cpu")
-    model.eval()
-    network = _OneModality(model, modality).eval()
-    size = (3, config.model.image_height, config.model.image_width)
+    method, model, config, _ = load_trained(checkpoint, device="cpu")
+    network = _OneModality(method, model, modality).eval()
+    size = (3, *config.image_size)
     images = torch.randn(5, *size, generator=torch.Generator().manual_seed(0))
     difference = 0.0
 
@@ -102,7 +94,7 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
         nonlocal difference
         run = write(network, images[:2], path)
         for batch in (images[:1], images):  # of other sizes than the one that it was exported with
-            for mine, theirs in zip(model(**{modality: batch}), run(batch), strict=True):
+            for mine, theirs in zip(network(batch), run(batch), strict=True):
                 difference = max(difference, float(((mine - theirs).norm(dim=1) / mine.norm(dim=1)).max()))
         if not difference < TOLERANCE:
             raise UserError(f"what was exported differs from the network by {difference:.1e}; {output} is not kept")
@@ -112,18 +104,20 @@ def export_model(checkpoint: Path, modality: Modality, output: Path) -> float:
 
 
 class _OneModality(nn.Module):
-    """The model with one input and a plain pair as output."""
+    """A method's embeddings of one modality, one output a level."""
 
-    def __init__(self, model: SDCLModel, modality: Modality) -> None:
+    def __init__(self, method: Method, model: nn.Module, modality: Modality) -> None:
         super().__init__()
-        self.model, self.modality = model, modality
+        self.method, self.model, self.modality = method, model, modality
+        self.levels: tuple[str, ...] = ()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.model(**{self.modality: images})
-        return found.deep, found.shallow
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        found = self.method.embed(self.model, images, self.modality)
+        self.levels = tuple(found)
+        return tuple(found.values())
 
 
-def _write_program(network: nn.Module, images: Tensor, path: Path) -> Any:
+def _write_program(network: _OneModality, images: Tensor, path: Path) -> Any:
     """Writes an exported program and returns the function that the written file holds."""
     program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
     with open(path, "wb") as file:  # not by name: torch would insist on the suffix
@@ -132,7 +126,7 @@ def _write_program(network: nn.Module, images: Tensor, path: Path) -> Any:
         return torch.export.load(file).module()
 
 
-def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Any:
+def _write_onnx(network: _OneModality, images: Tensor, path: Path) -> Any:
     """Writes an ONNX file, weights included, and returns a function that runs it by ONNX's own reference code."""
     from onnx import load
     from onnx.reference import ReferenceEvaluator
@@ -143,7 +137,7 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Any:
         dynamo=True,
         verbose=False,
         input_names=["images"],
-        output_names=["deep", "shallow"],
+        output_names=list(network.levels),
         dynamic_shapes={"images": {0: Dim("batch", min=1)}},
     )
     assert program is not None, "torch.onnx.export returns a program when it is given no file"
@@ -152,11 +146,14 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> Any:
     return lambda batch: [torch.from_numpy(x) for x in evaluator.run(None, {"images": batch.numpy()})]
 
 
-def _load(path: Path, data_dir: Path | None = None, device: str | None = None) -> tuple[SDCLModel, Config, int]:
-    """A checkpoint's network with its weights, its run's settings, and its trial."""
+def load_trained(
+    path: Path, data_dir: Path | None = None, device: str | None = None
+) -> tuple[Method, nn.Module, RunSettings, int]:
+    """A checkpoint's method, network with its weights, its run's settings, and its trial."""
     checkpoint = read_checkpoint(path)
-    settings = checkpoint["config"] | ({} if data_dir is None else {"data_dir": str(data_dir), "image_cache": None})
-    model = build_model(ModelConfig(**{**settings["model"], "pretrained": None}))
-    load_checkpoint(model, path)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return model, Config.from_json(settings), checkpoint["trial"]
+    method = method_of(path)
+    config = method.settings.from_json(checkpoint["config"], path)
+    if data_dir is not None:
+        config = replace(config, data_dir=data_dir, image_cache=None)
+    model = load_network(method, path, config, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return method, model, config, checkpoint["trial"]

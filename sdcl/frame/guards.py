@@ -3,114 +3,135 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sdcl import distributed
 from sdcl.clustering import jaccard_distance
-from sdcl.config import Config, EpochSettings
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import batch_problem
 from sdcl.errors import UserError
-from sdcl.frame.embedding import clustering_features
-from sdcl.models import Embeddings
-from sdcl.training.labels import PseudoLabels
+from sdcl.settings import RunSettings
 
-__all__ = ["check_enough_images", "check_finite", "check_labels", "out_of_memory_explained"]
+__all__ = [
+    "check_clusters",
+    "check_enough_images",
+    "check_finite",
+    "distance_histogram",
+    "out_of_memory_explained",
+    "usable_labels",
+]
+
+T = TypeVar("T")
 
 
-def check_labels(
-    labels: PseudoLabels, visible: Embeddings, infrared: Embeddings, settings: EpochSettings, config: Config
+def check_clusters(
+    modality: str, labels: np.ndarray, training: np.ndarray, identities: int, instances: int
 ) -> str | None:
-    """What is wrong with an epoch's pseudo-labels, or None when they can be trained on.
+    """What is wrong with a modality's clusters, or None when batches can be drawn from them.
 
-    Degenerate are: fewer than two clusters in a modality (nothing to contrast), in stage 2 no visible row with an
-    associated label, and too few rows for a batch. The text tells the settings and the distances to choose others by.
+    Args:
+        labels: [N] clusters of all rows, -1 = outlier.
+        training: [N] the labels that batches draw from, -1 = row is left out.
+        identities, instances: pseudo-identities of a batch, and images of each.
     """
-    for name, x, clusters, training, k1, k1_option in (
-        (
-            "visible",
-            visible,
-            labels.visible_clusters,
-            labels.visible_training,
-            settings.k1_visible,
-            "--k1" if settings.stage == 1 else "--k1-visible-stage2",
-        ),
-        ("infrared", infrared, labels.infrared, labels.infrared, settings.k1_infrared, "--k1"),
-    ):
-        found, outliers = int(clusters.max()) + 1, int((clusters < 0).sum())
-        problem = batch_problem(training.cpu().numpy(), config.identities, config.instances)
-        if found < 2:
-            problem = (
-                f"clustering found {found or 'no'} cluster{'' if found == 1 else 's'} in {len(clusters)} {name} "
-                f"images, {outliers} outliers. "
-                + ("A larger --eps finds more" if found == 0 else "A smaller --eps splits it")
-                + "; with weights that are no good start (random ones, or of another domain) no setting helps"
-            )
-        elif name == "visible" and settings.stage == 2 and not bool((training >= 0).any()):
-            return (
-                f"epoch {settings.epoch}: no visible image got an infrared label: of {len(labels.visible)} visible "
-                f"images {int((labels.visible < 0).sum())} were associated with outliers and {outliers} are outliers "
-                "themselves. A larger --eps leaves fewer outliers, a smaller --association-k looks at nearer images "
-                "only"
-            )
-        elif problem is not None:
-            problem = f"the {name} images: {problem}"
-        if problem is not None:
-            return (
-                f"epoch {settings.epoch}: {problem}. The settings were --eps {config.eps} {k1_option} {k1} "
-                f"--min-samples {config.min_samples}. {distances(x, k1, config)}"
-            )
-    return None
+    found, outliers = int(labels.max(initial=-1)) + 1, int((labels < 0).sum())
+    if found < 2:
+        return (
+            f"clustering found {found or 'no'} cluster{'' if found == 1 else 's'} in {len(labels)} {modality} "
+            f"images, {outliers} outliers. "
+            + ("A larger --eps finds more" if found == 0 else "A smaller --eps splits it")
+            + "; with weights that are no good start (random ones, or of another domain) no setting helps"
+        )
+    problem = batch_problem(training, identities, instances)
+    return problem and f"the {modality} images: {problem}"
 
 
-def distances(x: Embeddings, k1: int, config: Config) -> str:
+def distance_histogram(features: Tensor, k1: int, k2: int, min_samples: int, knn: str = "exact") -> str:
     """How far the neighbour is that decides whether a row becomes a core row of a cluster: a histogram of all rows in
-    ten bins. A good eps lies above the bulk of the rows that have such a neighbour."""
-    distance = jaccard_distance(clustering_features(x, config.shallow), k1, config.k2, knn=config.knn)
-    rank = config.min_samples - 1  # the row itself is counted
+    ten bins. A good eps lies above the bulk of the rows that have such a neighbour.
+
+    Args:
+        features: [N, d], what was clustered.
+        k1, k2, min_samples, knn: as it was clustered with.
+    """
+    distance = jaccard_distance(features, k1, k2, knn=knn)
+    rank = min_samples - 1  # the row itself is counted
     reach = np.ones(distance.shape[0])
     for row, (start, end) in enumerate(zip(distance.indptr[:-1], distance.indptr[1:], strict=True)):
         if end - start > rank:
             reach[row] = np.partition(distance.data[start:end], rank)[rank]
     counts = np.histogram(reach, bins=10, range=(0, 1))[0]
     bins = ", ".join(f"{low / 10:.1f}-{low / 10 + 0.1:.1f}: {n}" for low, n in enumerate(counts) if n)
-    return f"Rows by the distance within which they have {config.min_samples} neighbours: {bins}"
+    return f"Rows by the distance within which they have {min_samples} neighbours: {bins}"
+
+
+def usable_labels(labels: T, problem: str | None, last_good: T | None, on_degenerate: str) -> T:
+    """The labels to train with: these, or, where they are degenerate and `on_degenerate` is "keep-labels", the last
+    good ones.
+
+    Args:
+        problem: what is wrong with `labels`, None where nothing is.
+        last_good: those of an epoch before, None where there are none that could stand in.
+
+    Raises:
+        UserError: with `problem`, when there is one and nothing to train on instead.
+    """
+    if problem is None:
+        return labels
+    if last_good is None:
+        raise UserError(f"{problem}. There are no labels of an epoch before that could stand in for these")
+    if on_degenerate == "stop":
+        raise UserError(
+            f"{problem}. To train on with the labels of the epoch before instead: --resume auto --on-degenerate "
+            "keep-labels"
+        )
+    if distributed.is_main():
+        print(f"warning: {problem}. Training goes on with the last good labels", file=sys.stderr, flush=True)
+    return last_good
 
 
 def check_finite(means: dict[str, float], epoch: int, step: int) -> None:
     """Raises UserError when a mean is not finite (a NaN stays in a sum, so looking now and then is enough)."""
     bad = [name for name, value in means.items() if not abs(value) < float("inf")]
     if bad:
+        terms = [name for name in bad if name != "loss"] or bad
+        before = (
+            "The checkpoint of the epoch before is whole: go on from it with --resume changed and"
+            if epoch > 0
+            else "It is the first epoch, so start afresh in an empty --run-dir with"
+        )
         raise UserError(
-            f"the loss is not finite in epoch {epoch} within the steps up to {step} (terms: {', '.join(bad)}). The "
-            "checkpoint of the epoch before is whole: go on from it with --resume changed and a lower "
-            "--learning-rate, or with --precision fp32"
+            f"the loss is not finite in epoch {epoch} within the steps up to {step} (terms that are not: "
+            f"{', '.join(terms)}). {before} a lower --learning-rate, or --precision fp32 where that was another"
         )
 
 
 @contextmanager
-def out_of_memory_explained(config: Config) -> Iterator[None]:
+def out_of_memory_explained(config: RunSettings, less_memory: Sequence[str] = ()) -> Iterator[None]:
     """Turns the GPU's out-of-memory error, and the death of a process that reads images, into an error that says
-    which setting to change, and to what."""
+    which setting to change, and to what.
+
+    less_memory: the method's own settings that need less memory in training, the first to try first.
+    """
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
         options = [
             f"--embedding-batch {max(1, config.embedding_batch // 2)} (if it happened while embedding; results stay "
-            "the same)"
+            "the same)",
+            *less_memory,
         ]
-        if not config.gradient_checkpointing:
-            options.append("--gradient-checkpointing (same result, about a third slower)")
-        options.append(f"--accumulate {2 * config.accumulate} (same result, about a third slower than without)")
-        if config.bn_replicas > 1:
-            options.append(f"{config.bn_replicas} GPUs: torchrun --nproc-per-node {config.bn_replicas} train_sdcl.py …")
         if config.precision != "bf16":
             options.append("--precision bf16 (about half the memory; other rounding)")
-        options.append(f"in the end --instances {max(2, config.instances // 2)} (half the batch: another result)")
         raise UserError(
             f"the GPU's {total:.0f} GiB are not enough ({str(error).splitlines()[0]}). In this order: "
             f"{'; '.join(options)}. Go on with --resume auto, or --resume changed where the result changes"

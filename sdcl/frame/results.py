@@ -1,58 +1,95 @@
-"""The final results of a run: its selected, last and stage-1 weights and the weights that it started from, tested
-alike."""
+"""The final results of a run: its selected and last weights, those it started from, and those that its method kept,
+tested alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from sdcl import distributed
-from sdcl.frame.checkpoints import read_checkpoint, write_json
-from sdcl.frame.retrieval import Table, TestSet, average, chance_table, embed_test_set, evaluate, modes
+from sdcl.data.sets import SETS
+from sdcl.frame.checkpoints import load_weights, read_checkpoint, write_json
+from sdcl.frame.method import Method
+from sdcl.frame.progress import result_table
+from sdcl.frame.retrieval import (
+    Table,
+    TestSet,
+    average,
+    chance_table,
+    embed_test_set,
+    evaluate,
+    modes,
+    parts_of,
+)
 from sdcl.frame.run import Run
-from sdcl.models import SDCLModel, build_model
-from sdcl.seeds import seed_everything
+from sdcl.settings import RunSettings
 
-__all__ = ["final_results", "mean_of_trials"]
+__all__ = ["final_results", "finish_trials", "mean_of_trials", "trial_numbers"]
 
 
-def final_results(run: Run, model: SDCLModel, test_set: TestSet) -> dict[str, Any]:
+def final_results(
+    run: Run, model: nn.Module, test_set: TestSet, start: Callable[[], Mapping[str, Tensor]] | None = None
+) -> dict[str, Any]:
     """Tests a finished run's weights and writes results.json; what is there already is taken as it is.
 
+    Args:
+        start: makes the weights (a state_dict of `model`) that the run began with.
+
     Returns:
-        The modes' tables of the selected weights at the top level; "last", "stage1" (what stage 2 started from) and
-        "start" (before training) in the same shape, "chance", and "epoch" and "selected_by".
+        The modes' tables of the selected weights at the top level; "last", "start" (before training) and the method's
+        own parts, each where there are such weights, in the same shape; "chance"; "epoch" and "selected_by".
     """
-    config = run.config
     known = distributed.from_main(run.results)
     if known is not None:
         return known
 
     def test() -> Table:
-        return evaluate(test_set, embed_test_set(model, test_set, config), config, final=True)
+        return evaluate(run.method, test_set, embed_test_set(run.method, model, test_set, run.config), run.config, True)
 
     parts: dict[str, Table] = {}
-    for name, path in (("best", run.best), ("last", run.last), ("stage1", run.stage1)):
+    for name in ("best", "last", *run.method.parts):
+        path = run.folder / f"{name}.pth"
         if path.exists():
-            model.load_state_dict(read_checkpoint(path)["model"])
+            load_weights(model, read_checkpoint(path), path)
             parts[name] = test()
-    seed_everything(config.seed, run.trial, "weights")
-    model.load_state_dict(build_model(config.model).state_dict())
-    parts["start"] = test()
+    if start is not None:
+        model.load_state_dict(start())
+        parts["start"] = test()
     results = {
         **parts.pop("best"),
         **parts,
-        "chance": chance_table(test_set, config),
+        "chance": chance_table(test_set, run.config),
         "epoch": run.best_epoch,
-        "selected_by": config.select,
+        "selected_by": run.config.select,
     }
     if distributed.is_main():
         write_json(run.results_file, results)
     return results
 
 
-def mean_of_trials(results: list[dict[str, Any]]) -> dict[str, Any]:
+def trial_numbers(config: RunSettings) -> list[int]:
+    """The trials that a command trains or tests: the one that it names, or all of the data set's; [0] for a set
+    without trials."""
+    return [config.trial] if config.trial else list(SETS[config.dataset].trials)
+
+
+def finish_trials(
+    method: Method, config: RunSettings, trials: Sequence[int], results: Sequence[dict[str, Any]]
+) -> None:
+    """Of several trials: prints the table over all of them, the one that is published, and writes it to results.json
+    in the folder above theirs."""
+    if len(trials) > 1 and distributed.is_main():
+        mean = mean_of_trials(results)
+        write_json(config.run_dir / "results.json", mean)
+        print(f"\nmean over {len(trials)} trials:\n{result_table(mean, method.parts)}\n")
+        print(f"{config.run_dir / 'results.json'} holds this table", flush=True)
+
+
+def mean_of_trials(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The table over RegDB's trials, each trained by itself: mean and deviation, for each of the runs' weights."""
-    parts = [name for name in ("rerank", "last", "stage1", "start", "chance") if all(name in r for r in results)]
+    parts = [name for name in parts_of(results[0]) if all(name in r for r in results)]
     return {
         **average([modes(r) for r in results]),
         **{name: average([r[name] for r in results]) for name in parts},

@@ -1,23 +1,23 @@
-"""The cross-modality tests: embed the test images once, then every mode and trial is an index into them (section 8)."""
+"""The cross-modality tests: embed the test images once, then every mode and trial is an index into them ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdcl.config import Config
 from sdcl.data.readable import unreadable_images
 from sdcl.data.sets import SETS
 from sdcl.data.tasks import Task, TestSet
 from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_metrics
-from sdcl.frame.embedding import embed_records, retrieval_features
-from sdcl.models import Embeddings, SDCLModel
+from sdcl.frame.embedding import Levels, embed_records
+from sdcl.frame.method import Method
+from sdcl.settings import RunSettings
 
-__all__ = ["METRICS", "TestSet", "average", "chance_table", "evaluate", "load_test_set", "modes"]
+__all__ = ["METRICS", "TestSet", "average", "chance_table", "evaluate", "load_test_set", "modes", "parts_of"]
 
 METRICS = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 
@@ -25,7 +25,7 @@ Table = dict[str, dict[str, float]]
 """mode → metric → fraction; `<metric>_std` beside each is the deviation over trials (population, 0 for one trial)."""
 
 
-def load_test_set(config: Config, trial: int = 0, shots: int = 1) -> TestSet:
+def load_test_set(config: RunSettings, trial: int = 0, shots: int = 1) -> TestSet:
     """The data set's query and gallery lists, as published: SYSU-MM01's two modes of 10 trials, a RegDB trial's two
     directions; or those of a folder of one's own.
 
@@ -76,57 +76,62 @@ def _without(test: TestSet, unreadable: set[str]) -> TestSet:
 
 
 def embed_test_set(
-    model: SDCLModel, test: TestSet, config: Config, bar: Callable[[str, int], Callable[[int], object]] | None = None
-) -> dict[str, Embeddings]:
+    method: Method,
+    model: nn.Module,
+    test: TestSet,
+    config: RunSettings,
+    bar: Callable[[str, int], Callable[[int], object]] | None = None,
+) -> dict[str, Levels]:
     """Embeddings of all test images, by modality; each image once. bar: see `embed_records`."""
-    return embed_records(model, test.images, config, "lanczos", bar)
-
-
-def dot_products(query: Tensor, gallery: Tensor) -> Tensor:
-    """Similarities [Q, G] of features [Q, d] and [G, d]."""
-    return query @ gallery.t()
+    return embed_records(method.embedding, model, test.images, config, method.interpolation, bar)
 
 
 def evaluate(
+    method: Method,
     test: TestSet,
-    embeddings: dict[str, Embeddings],
-    config: Config,
+    embeddings: dict[str, Levels],
+    config: RunSettings,
     final: bool,
-    similarity: Callable[[Tensor, Tensor], Tensor] = dot_products,
+    similarity: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Table:
     """The table of a test: mean over the trials of each mode, and the deviation.
 
     Args:
-        embeddings: by modality, rows as in `test.images`; un-normalised.
-        final: the final test; SYSU-MM01 then sums the two levels' cosines (section 8).
-        similarity: of the features of query [Q, d] and gallery [G, d], as [Q, G]; the published tables' are dot
-            products, `sdcl.rerank.rerank` is another.
+        method: tells what is compared (`Method.features`) and how (`Method.similarity`).
+        embeddings: by modality, rows as in `test.images`, as the method's network makes them.
+        final: the final test rather than one during training, where a method tells them apart.
+        similarity: of the features of query [Q, d] and gallery [G, d], as [Q, G], in place of the method's own;
+            `sdcl.rerank.rerank` is one.
+
+    Returns:
+        A row a mode for the method's first kind of features, then a row `<mode>_<kind>` for each further kind.
 
     Raises:
         UserError: embeddings are not finite, or no query has an image of its identity in the gallery.
     """
     rules = SETS[config.dataset]
-    each_level = final and rules.each_level
-    features = {m: retrieval_features(e, each_level, config.shallow) for m, e in embeddings.items()}
+    compare = similarity or method.similarity
+    by_modality = {m: method.features(levels, config, final) for m, levels in embeddings.items()}
     table = {}
-    for task in test.tasks:
-        trials = []
-        for gallery in task.galleries:
-            scores = similarity(*(features[modality][rows] for modality, rows in (task.query, gallery)))
-            (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
-            try:
-                trials.append(
-                    sysu_metrics(scores, q_ids, g_ids, q_cams, g_cams)
-                    if rules.sysu_metrics
-                    else regdb_metrics(scores, q_ids, g_ids)
-                )
-            except ValueError as error:  # embeddings that are not finite, or no query with a hit
-                raise UserError(f"the test {task.mode} cannot be computed: {error}") from error
-        table[task.mode] = _summary(trials)
+    for number, kind in enumerate(next(iter(by_modality.values()))):
+        for task in test.tasks:
+            trials = []
+            for gallery in task.galleries:
+                scores = compare(*(by_modality[modality][kind][rows] for modality, rows in (task.query, gallery)))
+                (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
+                try:
+                    trials.append(
+                        sysu_metrics(scores, q_ids, g_ids, q_cams, g_cams)
+                        if rules.sysu_metrics
+                        else regdb_metrics(scores, q_ids, g_ids)
+                    )
+                except ValueError as error:  # embeddings that are not finite, or no query with a hit
+                    raise UserError(f"the test {task.mode} cannot be computed: {error}") from error
+            table[f"{task.mode}_{kind}" if number else task.mode] = _summary(trials)
     return table
 
 
-def chance_table(test: TestSet, config: Config) -> Table:
+def chance_table(test: TestSet, config: RunSettings) -> Table:
     """What random embeddings are expected to reach on the same query and gallery."""
     table, with_cameras = {}, SETS[config.dataset].sysu_metrics
     for task in test.tasks:
@@ -157,6 +162,11 @@ def average(tables: Sequence[Table]) -> Table:
     return {mode: _mean_and_deviation(np.array([[t[mode][k] for k in METRICS] for t in tables])) for mode in tables[0]}
 
 
-def modes(results: dict[str, Any]) -> Table:
+def modes(results: Mapping[str, Any]) -> Table:
     """The test modes in a log line or one level of results.json: mode → metric → fraction."""
     return {name: value for name, value in results.items() if isinstance(value, dict) and "rank1" in value}
+
+
+def parts_of(results: Mapping[str, Any]) -> list[str]:
+    """The names of the tables in results.json beside the selected weights' own, in their order."""
+    return [name for name, value in results.items() if isinstance(value, dict) and modes(value)]

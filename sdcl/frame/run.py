@@ -1,9 +1,10 @@
 """A run's folder: lock, settings, log, checkpoints, and how to go on from them.
 
-What a resumed run needs is weights, optimiser, the epochs done, the best one so far and the last good pseudo-labels;
-all of it is in last.pth. No generator's state is kept, since none outlives an epoch: labels and memories are made anew
-from the weights, and everything random follows from (seed, trial, epoch) (`sdcl.seeds`). An epoch that was
+What a resumed run needs is the weights of its network, its optimisers, the epochs done, the best one so far, and the
+plain values that its method's loop hands over (the last good pseudo-labels, say); all of it is in last.pth. No
+generator's state is kept: everything random follows from (seed, trial, epoch) (`sdcl.seeds`). An epoch that was
 interrupted is repeated from its start, and on the CPU a resumed run is equal to an uninterrupted one to the last bit.
+What an epoch is, is the method's business: the part of a run between two checkpoints.
 
 An epoch ends with three writes in this order: its line of log.jsonl, last.pth, best.pth (if it is the best). A kill
 between two of them leaves one file behind the other; `Run.restore` puts them in step again, by last.pth.
@@ -17,35 +18,36 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from sdcl import distributed
-from sdcl.config import Config
 from sdcl.errors import UserError
 from sdcl.frame.checkpoints import (
+    CONTENTS,
+    load_weights,
     pack,
     read_checkpoint,
+    read_json,
     remove_leftovers,
     save_checkpoint,
     write_atomically,
     write_json,
 )
 from sdcl.frame.curves import Curves
-from sdcl.tensor_files import fill
-from sdcl.training.labels import PseudoLabels
+from sdcl.frame.method import Method
+from sdcl.settings import RunSettings
 from sdcl.version import __version__
 
-__all__ = ["Clock", "Run"]
+__all__ = ["Clock", "Run", "read_log"]
 
-STATE = ("optimizer", "best_epoch", "best_rank1", "labels")
-"""What last.pth holds beyond a checkpoint to test with."""
+PROGRESS = ("best_epoch", "best_rank1")
+"""What last.pth holds of the run itself, beside a checkpoint to test with and what the method's loop hands over."""
 
 
 class Clock:
@@ -64,28 +66,28 @@ class Clock:
 class Run:
     """One training run in its folder.
 
-    Files: config.json (the resolved settings), log.jsonl (an object an epoch), last.pth (everything to go on from),
-    best.pth (the selected epoch), stage1.pth (what stage 2 started from), results.json (the final tables), tensorboard/
-    (curves).
+    Files: config.json (method and resolved settings), log.jsonl (an object an epoch), last.pth (everything to go on
+    from), best.pth (the selected epoch), results.json (the final tables), tensorboard/ (curves), and copies of best.pth
+    that the method asks for (`go_on_from_best`).
 
     Args:
         folder: made if it does not exist; locked until `close` or the end of the process.
+        method: whose run it is.
         config: settings; compared with the folder's own when the run goes on.
         trial: RegDB's 1 to 10, 0 elsewhere.
         fingerprint: of the training data, for the checkpoints.
 
     Raises:
         UserError: the folder is locked by another process, cannot be written, holds a run that was not asked to go on,
-            or one of other settings or data.
+            or one of another method, other settings or data.
     """
 
-    def __init__(self, folder: Path, config: Config, trial: int, fingerprint: str) -> None:
-        self.folder, self.config, self.trial, self.fingerprint = folder, config, trial, fingerprint
-        self.last, self.best, self.stage1 = (folder / name for name in ("last.pth", "best.pth", "stage1.pth"))
+    def __init__(self, folder: Path, method: Method, config: RunSettings, trial: int, fingerprint: str) -> None:
+        self.folder, self.method, self.config = folder, method, config
+        self.trial, self.fingerprint = trial, fingerprint
+        self.last, self.best = folder / "last.pth", folder / "best.pth"
         self.log_file, self.results_file = folder / "log.jsonl", folder / "results.json"
         self.next_epoch, self.best_epoch, self.best_rank1 = 0, -1, -1.0
-        self._good_labels: PseudoLabels | None = None
-        self._labels_kept = False
         self._curves: Curves | None = None
         if distributed.is_main():
             self._occupy()
@@ -114,9 +116,16 @@ class Run:
             _say(f"note: {self.folder} cannot be locked ({error.strerror}): see to it that no other run uses it")
         remove_leftovers(self.folder)
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Sets model, optimiser and `next_epoch` to where the folder's run stands, as `config.resume` asks; then
-        writes config.json."""
+    def restore(self, **parts: nn.Module | Optimizer) -> dict[str, Any]:
+        """Sets networks, optimisers and `next_epoch` to where the folder's run stands, as `config.resume` asks; then
+        writes config.json.
+
+        Args:
+            parts: by the names that `save` gives them; "model" is the network that tests use.
+
+        Returns:
+            The plain values that the last `save` was given, by name, tensors on the CPU; empty for a fresh run.
+        """
         exists, resume = self.last.exists(), self.config.resume
         if exists and resume == "never":
             raise UserError(
@@ -134,47 +143,56 @@ class Run:
                 f"there is nothing to resume in {self.folder}: no last.pth. --resume auto starts a run where there is "
                 "none"
             )
+        values: dict[str, Any] = {}
         if exists:
-            self._load(model, optimizer)
+            values = self._load(parts)
         elif distributed.is_main():
             self.log_file.unlink(missing_ok=True)
         if distributed.is_main():
-            write_json(self.folder / "config.json", self.config.to_json())
+            write_json(self.folder / "config.json", {"method": self.method.name, **self.config.to_json()})
             self._draw_curves()
+        return values
 
     def _draw_curves(self) -> None:
         """TensorBoard's curves of the epochs so far, if they are wanted and it is installed."""
         if self.config.tensorboard:
             try:
-                self._curves = Curves(self.folder / "tensorboard", self.log())
+                self._curves = Curves(self.folder / "tensorboard", self.log(), self.method.terms)
             except ImportError as error:
                 _say(f"note: no curves for TensorBoard ({error}): pip install tensorboard, or --no-tensorboard")
 
-    def _load(self, model: nn.Module, optimizer: Optimizer) -> None:
-        checkpoint = read_checkpoint(self.last, further=STATE)
+    def _load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
+        others = tuple(name for name in parts if name != "model")
+        checkpoint = read_checkpoint(self.last, further=(*PROGRESS, *others))
         self._check_same_run(checkpoint)
-        _load_weights(model, checkpoint, self.last)
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        for name, part in parts.items():
+            if name == "model":
+                load_weights(part, checkpoint, self.last)  # type: ignore[arg-type]
+            else:
+                part.load_state_dict(checkpoint[name])
         self.next_epoch = checkpoint["epoch"] + 1
         self.best_epoch, self.best_rank1 = checkpoint["best_epoch"], checkpoint["best_rank1"]
-        if checkpoint["labels"] is not None:
-            device = next(model.parameters()).device
-            saved: dict[str, Any] = checkpoint["labels"]
-            tensors = {k: v.to(device) for k, v in saved.items() if torch.is_tensor(v)}
-            self._good_labels = PseudoLabels(**tensors, stage=saved["stage"])
-        if not distributed.is_main():
-            return
-        # Killed between last.pth and best.pth: this very epoch is the best one.
-        if self.best_epoch == checkpoint["epoch"] and not self._best_is(self.best_epoch):
-            save_checkpoint(self.best, {k: v for k, v in checkpoint.items() if k not in STATE})
-        # Killed between the log and last.pth: this epoch's line will be written again.
-        kept = [line for line in self.log() if line["epoch"] < self.next_epoch]
-        write_atomically(self.log_file, lambda p: p.write_text("".join(json.dumps(line) + "\n" for line in kept)))
-        _say(f"{self.folder}: {self.next_epoch} of {self.config.epochs} epochs are done")
+        best = {name: checkpoint[name] for name in ("format", "method", *CONTENTS)}
+        values = {k: v for k, v in checkpoint.items() if k not in (*best, *PROGRESS, *others)}
+        if distributed.is_main():
+            # Killed between last.pth and best.pth: this very epoch is the best one.
+            if self.best_epoch == checkpoint["epoch"] and not self._best_is(self.best_epoch):
+                save_checkpoint(self.best, best)
+            # Killed between the log and last.pth: this epoch's line will be written again.
+            kept = [line for line in self.log() if line["epoch"] < self.next_epoch]
+            write_atomically(self.log_file, lambda p: p.write_text("".join(json.dumps(line) + "\n" for line in kept)))
+            _say(f"{self.folder}: {self.next_epoch} of {self.config.epochs} epochs are done")
+        return values
 
     def _check_same_run(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError unless a checkpoint can go on with these settings, this trial and these data."""
-        differences = self.config.differences(Config.from_json(checkpoint["config"], self.last))
+        """Raises UserError unless a checkpoint can go on with this method, these settings, this trial and these
+        data."""
+        if checkpoint["method"] != self.method.name:
+            raise UserError(
+                f"the run in {self.folder} is of another method ({checkpoint['method']}, not {self.method.name}). "
+                "Choose another --run-dir"
+            )
+        differences = self.config.differences(self.method.settings.from_json(checkpoint["config"], self.last))
         if differences and self.config.resume != "changed":
             raise UserError(
                 f"the run in {self.folder} has other settings: {', '.join(differences)}. Give the same ones, or "
@@ -198,83 +216,52 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """The epochs written so far; a line that a kill cut short is left out."""
-        lines = []
-        for text in self.log_file.read_text().splitlines() if self.log_file.exists() else ():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return lines
+        return read_log(self.log_file) if self.log_file.exists() else []
 
     def results(self) -> dict[str, Any] | None:
-        """The final results of a run whose last epoch is done and tested, which need not be computed again."""
-        if self.next_epoch < self.config.epochs or not self.results_file.exists():
-            return None
-        return json.loads(self.results_file.read_text())
+        """The final results, where there are some: an epoch's end takes those of a shorter run away."""
+        return read_json(self.results_file) if self.results_file.exists() else None
 
-    def enter_stage2(self, model: nn.Module) -> None:
-        """Restores the selected stage-1 weights and running statistics (section 6) and keeps them as stage1.pth; the
-        optimiser's state and the learning rate carry on."""
-        _load_weights(model, read_checkpoint(self.best), self.best)
+    def go_on_from_best(self, model: nn.Module, keep_as: str) -> None:
+        """Restores the selected weights and running statistics, and keeps a copy of best.pth as `<keep_as>.pth`;
+        optimisers stay as they are."""
+        load_weights(model, read_checkpoint(self.best), self.best)
         if distributed.is_main():
-            write_atomically(self.stage1, lambda p: shutil.copyfile(self.best, p))
+            write_atomically(self.folder / f"{keep_as}.pth", lambda p: shutil.copyfile(self.best, p))
         distributed.barrier()
 
-    def usable(self, labels: PseudoLabels, problem: str | None) -> PseudoLabels:
-        """The labels to train with: these, or, where they are degenerate and `config.on_degenerate` allows it, the
-        last good ones; the epoch's log line then says "labels_kept".
-
-        Raises:
-            UserError: with `problem`, when there is one and no good labels to keep.
-        """
-        self._labels_kept = problem is not None
-        if problem is None:
-            self._good_labels = labels
-            return labels
-        if self.config.on_degenerate == "stop":
-            raise UserError(
-                f"{problem}. To train on with the labels of the epoch before instead: --resume auto --on-degenerate "
-                "keep-labels"
-            )
-        if self._good_labels is None:
-            raise UserError(f"{problem}. There are no labels of an epoch before to train on with")
-        if self._good_labels.stage != labels.stage:
-            raise UserError(
-                f"{problem}. The labels of the epoch before are of stage {self._good_labels.stage} and cannot stand in"
-            )
-        _say(f"warning: {problem}. Training goes on with the last good labels")
-        return self._good_labels
-
-    def save(self, model: nn.Module, optimizer: Optimizer, line: dict[str, Any], rank1: float) -> bool:
+    def save(self, line: dict[str, Any], rank1: float | None, model: nn.Module, **parts: Any) -> bool:
         """Ends an epoch: log line, last.pth and, if it is the selected one so far, best.pth. Returns whether it is.
 
         Args:
-            line: the epoch's entry of log.jsonl, with "epoch" and "stage".
-            rank1: Rank-1 of the test that selects (fraction); the first of equals stays the best.
+            line: the epoch's entry of log.jsonl, with "epoch".
+            rank1: Rank-1 of the test that selects (fraction), the first of equals stays the best; None: this epoch was
+                not tested, and can be the best one under `--select last` alone.
+            model: the network that tests use.
+            parts: what else the run goes on from, by name: networks, optimisers, tensors and plain values.
 
         Raises:
             UserError: the disk is full, say; the epochs before are safe.
         """
-        selected = self.config.select == "last" or rank1 > self.best_rank1
+        selected = self.config.select == "last" or (rank1 is not None and rank1 > self.best_rank1)
         if selected:
-            self.best_epoch, self.best_rank1 = line["epoch"], rank1
+            self.best_epoch, self.best_rank1 = line["epoch"], self.best_rank1 if rank1 is None else rank1
         self.next_epoch = line["epoch"] + 1
         if distributed.is_main():
             self.results_file.unlink(missing_ok=True)  # of a shorter run that goes on
-            line = {**line, "labels_kept": True} if self._labels_kept else line
             self._append(line)
             checkpoint = pack(
                 model,
                 self.config,
+                method=self.method.name,
                 epoch=line["epoch"],
-                stage=line["stage"],
                 trial=self.trial,
                 fingerprint=self.fingerprint,
-                metrics={"rank1": rank1},
+                metrics={} if rank1 is None else {"rank1": rank1},
             )
-            labels = None if self._good_labels is None else vars(self._good_labels)
-            state = {"best_epoch": self.best_epoch, "best_rank1": self.best_rank1, "labels": labels}
-            save_checkpoint(self.last, checkpoint, optimizer, **state)
+            state = {k: v.state_dict() if isinstance(v, (nn.Module, Optimizer)) else v for k, v in parts.items()}
+            state |= {"best_epoch": self.best_epoch, "best_rank1": self.best_rank1}
+            save_checkpoint(self.last, {**state, **checkpoint})
             if selected:
                 save_checkpoint(self.best, checkpoint)
             if self._curves is not None:
@@ -295,18 +282,35 @@ class Run:
             ) from error
 
     def close(self) -> None:
-        """Gives the folder free."""
+        """Unlocks the folder."""
         if self._curves is not None:
             self._curves.close()
         if distributed.is_main():
             self._lock.close()
 
 
-def _load_weights(model: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """All tensors of a checkpoint into the model, or UserError: nothing missing, nothing of another shape."""
-    names = list(model.state_dict())
-    source = checkpoint["model"]
-    fill(model, source, dict(zip(names, names, strict=True)), path, sorted(source.keys() - set(names)))
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The entries of a log.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no entry of an epoch.
+    """
+    try:
+        texts = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            if number == len(texts):
+                break
+            line = None
+        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+            raise UserError(f"{file}, line {number}: this is no entry of an epoch; delete the line")
+        lines.append(line)
+    return lines
 
 
 def _say(text: str) -> None:

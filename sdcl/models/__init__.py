@@ -1,6 +1,7 @@
 """The network and its weight files."""
 
 from sdcl.models.compiled import channels_last_stems, compile_parts
+from sdcl.models.features import clustering_features, embed, retrieval_features
 from sdcl.models.sdcl_model import Embeddings, SDCLModel
 from sdcl.models.weights import (
     LoadReport,
@@ -19,11 +20,14 @@ __all__ = [
     "SDCLModel",
     "build_model",
     "channels_last_stems",
+    "clustering_features",
     "compile_parts",
+    "embed",
     "load_backbone",
     "load_checkpoint",
     "published_names",
     "published_state_dict",
     "published_unused",
+    "retrieval_features",
     "save_published_format",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sdcl.errors import UserError
+from sdcl.frame.method import Method
+from sdcl.frame.published import Curve, series
 from sdcl.frame.retrieval import modes
 from sdcl.report.figures import PUBLISHED, STYLE
-from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
-from sdcl.report.run_files import RunFiles, series
+from sdcl.report.run_files import RunFiles
 from sdcl.tables import align_columns
 
 __all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "verdict"]
@@ -39,14 +41,14 @@ class Departure:
     high: float
 
 
-def departures(run: RunFiles, published: str) -> list[Departure]:
+def departures(run: RunFiles, curve: Curve) -> list[Departure]:
     """Where each of a run's quantities first leaves the published band, by epoch.
 
     A single epoch outside is taken for noise. Better than published (higher metrics, lower loss) is no departure.
     """
     found = []
-    for name in BAND_NAMES[published]:
-        low, high = band(published, name)
+    for name in curve.compared:
+        low, high = curve.band(name)
         epochs, values = series(run.log, name)
         sides = {
             e: "below" if v < low[e] else "above" if v > high[e] else "inside"
@@ -73,104 +75,74 @@ def verdict(run: RunFiles, found: Sequence[Departure]) -> str:
         lines.append(
             f"  {_words(d.name)}: {d.side} it from epoch {d.epoch} ({text(d.value)}; {text(d.low)} to {text(d.high)})"
         )
-    meanings = _meanings(run, found)
+    published = run.method.published
+    meanings = published.meanings(run, found) if published and published.meanings else []
     return "\n".join([*lines, *(f"  This usually means: {meaning}" for meaning in meanings)])
 
 
-def _meanings(run: RunFiles, found: Sequence[Departure]) -> list[str]:
-    """The usual reasons, from what left the band, when, and how."""
-    at = {(d.name, d.side): d.epoch for d in found}
-    early = {name for name, _ in at if at.get((name, "below"), at.get((name, "above"), 99)) <= 1}
-    metrics = {d.name: d.epoch for d in found if "." in d.name}
-    losses = series(run.log, "loss")[1]
-    out = []
-    if len(losses) > 1 and losses[1] > 0.9 * losses[0]:
-        out.append(
-            f"the loss is flat in the first epochs ({losses[0]:.2f}, then {losses[1]:.2f}): the cluster memory chases "
-            "single images. Try --cluster-momentum-first-epoch 0.9 (or 0.99), for that epoch alone"
-        )
-    if early & set(metrics):
-        out.append(
-            "the first test is far too low: the network did not start from the published pre-training. Look whether "
-            "--pretrained names the ICS weights (vit_base_ics_cfs_lup.pth) and that 172 tensors were loaded"
-        )
-    for modality in ("visible", "infrared"):
-        name = f"{modality}_clusters"
-        if (name, "below") in at:
-            out.append(
-                f"too few {modality} clusters: many outliers mean embeddings that are no good yet, or an --eps that "
-                "is too small; few outliers mean people merged into one cluster by an --eps that is too large. It can "
-                "also be an incomplete copy of the data: the prepare program counts them"
-            )
-        if (name, "above") in at:
-            out.append(f"too many {modality} clusters: people are split; --eps too small, or --k1 too small")
-    stage2 = run.stage2_epoch
-    if ("associated_visible_clusters", "below") in at or (stage2 and metrics and min(metrics.values()) >= stage2):
-        out.append(
-            "stage 2 does not take hold: too few infrared clusters are associated, or stage 2 began from poor stage-1 "
-            "weights. Compare stage 1's best Rank-1 with the published one, and --association-k"
-        )
-    if metrics and not out:
-        out.append(
-            "the pseudo-labels are as published but the tests are lower: a part of the data is missing (the usual copy "
-            "of SYSU-MM01 with 367 identities costs about 10 points), the batch-normalisation replicas differ "
-            "(--bn-replicas 2 is the published setting), or the learning rate does"
-        )
-    if not out:
-        out.append("settings that differ from the published ones: compare config.json with the preset")
-    return out
-
-
-def comparison_table(runs: Sequence[RunFiles], published: str | None) -> str:
-    """A line a run and mode: epochs, clusters of the last epoch, final results (or the best epoch's so far)."""
-    rows: list[tuple[str, ...]] = [("run", "epochs", "clusters vis/inf", "mode", "R1", "R10", "R20", "mAP", "mINP")]
+def comparison_table(runs: Sequence[RunFiles], dataset: str | None) -> str:
+    """A line a run and mode: method, epochs, clusters of the last epoch, final results (or the best epoch's so far);
+    then the published results of these methods on `dataset`."""
     keys = ("rank1", "rank10", "rank20", "mAP", "mINP")
+    rows: list[tuple[str, ...]] = [
+        ("run", "method", "epochs", "clusters vis/inf", "mode", "R1", "R10", "R20", "mAP", "mINP")
+    ]
+
+    def cells(mode: str, row: Mapping[str, float]) -> tuple[str, ...]:
+        return mode.replace("_", " "), *(f"{100 * row[k]:.2f}" if k in row else "" for k in keys)
+
     for run in runs:
-        last = run.log[-1]
-        table = modes(run.results) if run.results is not None else modes(max(run.log, key=_selecting))
+        tested = [line for line in run.log if modes(line)]
+        table = modes(run.results) if run.results is not None else modes(max(tested, key=_selecting, default={}))
         done = f"{len(run.log)}/{run.config.epochs}" + ("" if run.results is not None else " (goes on)")
-        clusters = f"{last['visible_clusters']}/{last['infrared_clusters']}"
+        clusters = "/".join(str(run.log[-1].get(f"{m}_clusters", "")) for m in ("visible", "infrared")).strip("/")
         for mode, row in table.items():
-            rows.append(
-                (str(run.folder), done, clusters, mode.replace("_", " "), *(f"{100 * row[k]:.2f}" for k in keys))
-            )
-    if published is not None:
-        curve = published_curve(published)
-        clusters = "/".join(f"{np.nanmean(curve[f'{m}_clusters'][:, -1]):.0f}" for m in ("visible", "infrared"))
-        epochs = curve["loss"].shape[1]
-        for mode, row in RESULTS[published].items():
-            rows.append(
-                (
-                    "published",
-                    f"{epochs}/{epochs}",
-                    clusters,
-                    mode.replace("_", " "),
-                    *(f"{100 * row[k]:.2f}" for k in keys),
-                )
-            )
-    return align_columns(rows, left=4)
+            rows.append((str(run.folder), run.method.title, done, clusters, *cells(mode, row)))
+    for method in methods_of(runs):
+        published = method.published
+        if dataset is None or published is None or dataset not in published.results:
+            continue
+        epochs = clusters = ""
+        if dataset in published.curves:
+            values = published.curves[dataset].values()
+            clusters = "/".join(f"{np.nanmean(values[f'{m}_clusters'][:, -1]):.0f}" for m in ("visible", "infrared"))
+            epochs = "/".join([str(values["loss"].shape[1])] * 2)
+        rows += [
+            ("published", method.title, epochs, clusters, *cells(mode, published.results[dataset][mode]))
+            for mode in published.results[dataset]
+        ]
+    return align_columns(rows, left=5)
+
+
+def methods_of(runs: Sequence[RunFiles]) -> list[Method]:
+    """The runs' methods, each once."""
+    return list({run.method.name: run.method for run in runs}.values())
 
 
 @matplotlib.rc_context(STYLE)
-def comparison_figure(runs: Sequence[RunFiles], published: str | None) -> Figure:
-    """Rank-1 and mAP of the first mode, loss and clusters by epoch: all runs in each panel, the band behind."""
-    first = next(iter(modes(runs[0].log[0])))
-    if any(first not in modes(run.log[0]) for run in runs) or (published and first not in RESULTS[published]):
+def comparison_figure(runs: Sequence[RunFiles], dataset: str | None) -> Figure:
+    """Rank-1 and mAP of the first mode, loss and cluster counts by epoch: all runs in each panel, behind them the band
+    of the runs' method where they are of one method with published curves on `dataset`."""
+    tested = [next((modes(line) for line in run.log if modes(line)), {}) for run in runs]
+    if not tested[0]:
+        raise UserError(f"{runs[0].folder} has no test in its log yet: wait for the first one")
+    first = next(iter(tested[0]))
+    if any(table and first not in table for table in tested):
         raise UserError("these runs are not of one data set: their tests have other modes. Compare them by themselves")
-    panels = {
-        f"{first}.rank1": f"Rank-1, {first.replace('_', ' ')}, %",
-        f"{first}.mAP": f"mAP, {first.replace('_', ' ')}, %",
-        "loss": "loss",
-        "visible_clusters": "visible clusters",
-        "infrared_clusters": "infrared clusters",
-        "associated_visible_clusters": "associated clusters, stage 2",
-    }
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    methods = methods_of(runs)
+    published = methods[0].published if len(methods) == 1 and dataset is not None else None
+    curve = published.curves.get(dataset) if published is not None and dataset is not None else None
+    mode = first.replace("_", " ")
+    counts = sorted({name for run in runs for line in run.log for name in line if name.endswith("_clusters")})
+    panels = {f"{first}.rank1": f"Rank-1, {mode}, %", f"{first}.mAP": f"mAP, {mode}, %", "loss": "loss"}
+    panels |= {name: name.replace("_", " ") for name in reversed(counts)}
+    figure = Figure(figsize=(13, 3.5 * -(-len(panels) // 3)), layout="constrained")
     colors = matplotlib.colormaps["tab10"](np.arange(10))
-    for ax, (name, title) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+    axes = figure.subplots(-(-len(panels) // 3), 3, squeeze=False).flat
+    for ax, (name, title) in zip(axes, panels.items(), strict=False):
         scale = 100 if "." in name else 1
-        if published is not None:
-            low, high = band(published, name)
+        if curve is not None and name in curve.columns:
+            low, high = curve.band(name)
             ax.fill_between(
                 np.arange(len(low)),
                 scale * low,
@@ -199,7 +171,7 @@ def comparison_figure(runs: Sequence[RunFiles], published: str | None) -> Figure
     return figure
 
 
-def _selecting(line: dict) -> float:
+def _selecting(line: Mapping[str, Any]) -> float:
     return next(iter(modes(line).values()))["rank1"]
 
 

@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from sdcl.frame.diagnostics import SIZE_BINS
+from sdcl.frame.published import series
 from sdcl.frame.retrieval import modes
-from sdcl.report.published import published_curve
-from sdcl.report.run_files import RunFiles, series
+from sdcl.report.run_files import RunFiles
 
 __all__ = [
     "cluster_figure",
@@ -92,8 +92,9 @@ def heat(image: Image.Image, weights: np.ndarray) -> Image.Image:
 def retrieval_figure(run: RunFiles) -> Figure:
     """Rank-1 and mAP by epoch, one line a mode."""
     figure, axes = _panels(("Rank-1, %", "mAP, %"))
+    tested: dict[str, Any] = next((modes(line) for line in run.log if modes(line)), {})
     for ax, metric in zip(axes, ("rank1", "mAP"), strict=True):
-        for mode, color in zip(modes(run.log[0]), MODE_COLORS, strict=False):
+        for mode, color in zip(tested, MODE_COLORS, strict=False):
             _published(ax, run, f"{mode}.{metric}", scale=100)
             epochs, values = series(run.log, f"{mode}.{metric}")
             ax.plot(epochs, 100 * np.array(values), color=color, label=mode.replace("_", " "), marker=_marker(epochs))
@@ -110,14 +111,17 @@ def loss_figure(run: RunFiles) -> Figure:
     _published(axes[0], run, "loss")
     epochs, values = series(run.log, "loss")
     axes[0].plot(epochs, values, color=INK, label="this run", marker=_marker(epochs))
-    names = sorted({name for line in run.log for name in line if name.startswith(("cluster_", "neighbor_"))})
+    names = sorted({name for line in run.log for name in line if name.startswith(run.method.terms or ("loss_",))})
+    styles = ("-", "--", "-.", ":")
+    used: dict[str, int] = {}
     for name in names:
-        kind, first, second = name.split("_")
+        modality = next((m for m in ("visible", "infrared") if m in name), "")
+        style = styles[used.get(modality, 0) % len(styles)]
+        used[modality] = used.get(modality, 0) + 1
+        color = {"visible": VISIBLE, "infrared": INFRARED, "": THIRD}[modality]
         epochs, values = series(run.log, name)
-        text = f"{first} {second}" if kind == "cluster" else f"neighbours, {first} to {second}"
-        style = ("-" if second == "deep" else "--") if kind == "cluster" else (":" if first == second else "-.")
-        axes[1].plot(epochs, values, linestyle=style, color=VISIBLE if first == "visible" else INFRARED,
-                     label=text, linewidth=1.4, marker=_marker(epochs), markersize=3)  # fmt: skip
+        axes[1].plot(epochs, values, linestyle=style, color=color, label=name.replace("_", " "), linewidth=1.4,
+                     marker=_marker(epochs), markersize=3)  # fmt: skip
     _finish(figure, axes, run)
     axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1.02))
     return figure
@@ -135,7 +139,7 @@ def cluster_figure(run: RunFiles) -> Figure:
     epochs, values = series(run.log, "associated_visible_clusters")
     if epochs:
         _published(axes[0], run, "associated_visible_clusters")
-        axes[0].plot(epochs, values, color=THIRD, label="infrared clusters with visible rows", marker=_marker(epochs))
+        axes[0].plot(epochs, values, color=THIRD, label="clusters of both modalities", marker=_marker(epochs))
     names = [f"{m}_identities" for m in ("visible", "infrared")]
     for count in sorted({run.log[-1][name] for name in names if name in run.log[-1]}):
         axes[0].axhline(count, color=INK, linestyle=":", linewidth=1, label=f"true identities: {count}")
@@ -162,7 +166,7 @@ def truth_figure(run: RunFiles) -> Figure | None:
                              label=f"neighbours {name} to {other}", marker=_marker(epochs), markersize=3)  # fmt: skip
     epochs, values = series(run.log, "association_accuracy")
     if epochs:
-        axes[1].plot(epochs, values, color=THIRD, label="association, stage 2", marker=_marker(epochs))
+        axes[1].plot(epochs, values, color=THIRD, label="association", marker=_marker(epochs))
     bins = ["1", *(f"{a}–{b - 1}" for a, b in zip(SIZE_BINS[:-1], SIZE_BINS[1:], strict=True)), f"{SIZE_BINS[-1]}+"]
     place = np.arange(len(bins))
     for offset, name, color in ((-0.2, "visible", VISIBLE), (0.2, "infrared", INFRARED)):
@@ -231,9 +235,9 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 def _published(ax: Axes, run: RunFiles, name: str, scale: float = 1.0) -> None:
     """The published curve of a quantity behind this run's: a line, with several runs their mean and range."""
-    if run.published is None:
+    if run.curve is None or name not in run.curve.columns:
         return
-    values = scale * published_curve(run.published)[name]
+    values = scale * run.curve.values()[name]
     epochs = np.flatnonzero(~np.isnan(values).all(0))
     values = values[:, epochs]
     known = ax.get_legend_handles_labels()[1]
@@ -245,17 +249,17 @@ def _published(ax: Axes, run: RunFiles, name: str, scale: float = 1.0) -> None:
 
 
 def _finish(figure: Figure, axes: Sequence[Axes], run: RunFiles, top: float | None = None) -> Figure:
-    """Epoch axis, values from 0 (to `top`), start of stage 2, legend."""
+    """Epoch axis, values from 0 (to `top`), starts of stages, legend."""
     last = max(run.config.epochs - 1, run.log[-1]["epoch"])
     for ax in axes:
         ax.set_xlabel("epoch")
         ax.set_ylim(0, top or 1.08 * max(ax.dataLim.ymax, 1e-3))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(-0.02 * max(last, 1), 1.02 * max(last, 1))
-        if run.stage2_epoch:
-            ax.axvline(run.stage2_epoch - 0.5, color="#8d8d97", linewidth=0.9, linestyle=(0, (4, 3)))
-            ax.annotate("stage 2", (run.stage2_epoch - 0.5, 0.99), xycoords=("data", "axes fraction"), fontsize=8,
-                        color="#6a6a74", xytext=(3, 0), textcoords="offset points", va="top")  # fmt: skip
+        for first, name in run.stages:
+            ax.axvline(first - 0.5, color="#8d8d97", linewidth=0.9, linestyle=(0, (4, 3)))
+            ax.annotate(name, (first - 0.5, 0.99), xycoords=("data", "axes fraction"), fontsize=8, color="#6a6a74",
+                        xytext=(3, 0), textcoords="offset points", va="top")  # fmt: skip
         ax.legend(loc="best")
     return figure
 

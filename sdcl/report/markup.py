@@ -47,7 +47,7 @@ def page(run: RunFiles, epoch: int, sections: Sequence[Section]) -> str:
     drawn = " (drawn people)" if run.config.synthetic_seed is not None else ""
     so_far = "" if run.results is not None else " so far"
     return _PAGE.format(
-        title=f"SDCL · {escape(run.folder.resolve().name)}",
+        title=f"{escape(run.method.title)} · {escape(run.folder.resolve().name)}",
         css=(files("sdcl") / "assets" / "report.css").read_text(encoding="utf-8"),
         about=f"{escape(run.config.data_dir)}{drawn} · {len(run.log)} of {run.config.epochs} epochs, "
         f"the best is epoch {epoch}{so_far}",

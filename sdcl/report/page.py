@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from sdcl.config import ModelConfig
 from sdcl.errors import UserError
 from sdcl.frame.checkpoints import read_checkpoint, write_atomically
+from sdcl.frame.embedding import Levels
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
-from sdcl.frame.retrieval import embed_test_set, load_test_set
-from sdcl.models import build_model, load_checkpoint
+from sdcl.frame.method import load_network
+from sdcl.frame.retrieval import TestSet, embed_test_set, load_test_set
 from sdcl.report import markup, sections
-from sdcl.report.run_files import read_run
+from sdcl.report.run_files import RunFiles, read_run
 
-__all__ = ["write_report"]
+__all__ = ["ReportedRun", "write_report"]
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run and what its selected weights make of its test images: what a method's own sections are drawn from.
+
+    Attributes:
+        trial: RegDB's 1 to 10, 0 elsewhere.
+        model: the network with the selected weights.
+        embeddings: modality → level → [N, d], rows as in `test.images`.
+    """
+
+    run: RunFiles
+    trial: int
+    model: nn.Module
+    test: TestSet
+    embeddings: dict[str, Levels]
 
 
 def write_report(
@@ -45,30 +64,30 @@ def write_report(
     if not best.is_file():
         raise UserError(f"{folder} holds no best.pth: it is written at the end of the first epoch")
     checkpoint = read_checkpoint(best)
-    trial = checkpoint["trial"]
     config = run.config
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir, image_cache=None)
+        run = dataclasses.replace(run, config=config)
+    trial = checkpoint["trial"]
     test = load_test_set(config, trial)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(ModelConfig(**{**checkpoint["config"]["model"], "pretrained": None})).to(device)
-    load_checkpoint(model, best)
+    model = load_network(run.method, best, config, device)
     say(f"{sum(map(len, test.images.values()))} test images, weights of {best} (epoch {checkpoint['epoch']})")
     embeddings = (
-        cached_embeddings(cache_file(best), best, model, test, config, say=say)
+        cached_embeddings(cache_file(best), best, run.method, model, test, config, say=say)
         if cache_features
-        else embed_test_set(model, test, config)
+        else embed_test_set(run.method, model, test, config)
     )
+    reported = ReportedRun(run, trial, model, test, embeddings)
 
     say("drawing")
     parts = [
         sections.curves(run),
         sections.results(run, test, checkpoint["epoch"]),
-        *sections.retrieval(test, embeddings, config),
-        sections.tsne(test, embeddings),
-        sections.attention(model, test),
-        sections.augmentation(config, trial),
+        *sections.retrieval(reported),
+        sections.tsne(reported),
+        *(run.method.sections(reported) if run.method.sections else ()),
         sections.settings(run, device),
     ]
     page = folder / "report.html"

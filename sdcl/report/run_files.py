@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdcl.config import Config
 from sdcl.errors import UserError
-from sdcl.report.published import RESULTS
+from sdcl.frame.checkpoints import read_json
+from sdcl.frame.method import Method, method_named
+from sdcl.frame.published import Curve
+from sdcl.frame.run import read_log
+from sdcl.settings import RunSettings
 
-__all__ = ["RunFiles", "read_run", "run_folders", "series"]
+__all__ = ["RunFiles", "read_run", "run_folders"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,30 @@ class RunFiles:
     """
 
     folder: Path
-    config: Config
+    method: Method
+    config: RunSettings
     log: list[dict[str, Any]]
     results: dict[str, Any] | None
 
     @property
     def published(self) -> str | None:
-        """The data set whose published curve this run compares with; None on data that are not the published ones."""
-        dataset = self.config.dataset
-        return dataset if dataset in RESULTS and self.config.synthetic_seed is None else None
+        """The data set whose published results this run compares with; None where there are none, or on data that are
+        not the published ones."""
+        dataset, published = self.config.dataset, self.method.published
+        real = self.config.synthetic_seed is None
+        return dataset if real and published is not None and dataset in published.results else None
 
     @property
-    def stage2_epoch(self) -> int | None:
-        """The first epoch of stage 2, None where the log has none."""
-        return next((line["epoch"] for line in self.log if line["stage"] == 2), None)
+    def curve(self) -> Curve | None:
+        """The published runs, epoch by epoch, that this run compares with."""
+        published = self.method.published
+        return published.curves.get(self.published) if published is not None and self.published else None
+
+    @property
+    def stages(self) -> list[tuple[int, str]]:
+        """First epoch and name of each stage of the log beyond the first one."""
+        names = [(line["epoch"], self.config.stage_name(line["epoch"])) for line in self.log]
+        return [after for before, after in itertools.pairwise(names) if before[1] != after[1]]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -56,20 +69,10 @@ def read_run(folder: Path) -> RunFiles:
     if not config.is_file() or not log.is_file():
         missing = config.name if not config.is_file() else log.name
         raise UserError(f"{folder} is not a run folder: it holds no {missing}. Name the --run-dir of a training run")
-    lines = []
-    for text in log.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # a kill cut the last line short
-            break
+    lines = read_log(log)
     if not lines:
         raise UserError(f"{log} holds no epoch yet: wait for the first one to end")
-    table = json.loads(results.read_text()) if results.is_file() else None
-    return RunFiles(folder, Config.from_json(json.loads(config.read_text())), lines, table)
-
-
-def series(log: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Epochs and values of a quantity, where it was logged; `mode.metric` reads a test's metric."""
-    first, _, second = name.partition(".")
-    found = [(line["epoch"], line[first][second] if second else line[first]) for line in log if first in line]
-    return [epoch for epoch, _ in found], [value for _, value in found]
+    settings = read_json(config)
+    method = method_named(settings.pop("method", "sdcl"))  # files of version 0.1 do not name it
+    table = read_json(results) if results.is_file() else None
+    return RunFiles(folder, method, method.settings.from_json(settings, config), lines, table)

@@ -5,56 +5,51 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdcl.config import Config
-from sdcl.data.loading import open_image
 from sdcl.data.records import MODALITIES
 from sdcl.data.sets import SETS
-from sdcl.frame.embedding import retrieval_features
 from sdcl.frame.retrieval import METRICS, TestSet, chance_table, modes
-from sdcl.models import Embeddings, SDCLModel
 from sdcl.report import figures, views
-from sdcl.report.markup import Section, escape, figure, photo, picture, row
-from sdcl.report.published import RESULTS
+from sdcl.report.markup import Section, escape, figure, photo, row
 from sdcl.report.run_files import RunFiles
 from sdcl.version import __version__
 
-__all__ = ["attention", "augmentation", "curves", "results", "retrieval", "settings", "tsne"]
+if TYPE_CHECKING:
+    from sdcl.report.page import ReportedRun
+
+__all__ = ["curves", "results", "retrieval", "settings", "tsne"]
 
 
 def curves(run: RunFiles) -> Section:
-    behind = (
-        ""
-        if run.published is None
-        else (
-            " The grey lines are the published run."
-            if run.published == "sysu"
-            else " Grey: the published runs, their mean and the range of the ten trials."
-        )
-    )
+    """Tests, loss and, of a method that clusters, pseudo-labels by epoch."""
+    behind = "" if run.curve is None else f" Grey: published, {run.curve.what}."
     parts = [
         figure(
             figures.data_uri(figures.retrieval_figure(run)),
             "Rank-1 and mAP by epoch",
-            "Tests at the end of each epoch, on the concatenated embedding." + behind,
-        ),
-        figure(
-            figures.data_uri(figures.cluster_figure(run)),
-            "Clusters and outliers by epoch",
-            "Pseudo-labels that the epoch was trained with. Too few clusters merge people, too many split them.",
-        ),
+            "Tests during training." + behind,
+        )
+    ]
+    if any("visible_clusters" in line for line in run.log):
+        parts.append(
+            figure(
+                figures.data_uri(figures.cluster_figure(run)),
+                "Clusters and outliers by epoch",
+                "Pseudo-labels that the epoch was trained with. Too few clusters merge people, too many split them.",
+            )
+        )
+    parts.append(
         figure(
             figures.data_uri(figures.loss_figure(run)),
             "Loss by epoch",
-            "The sum alternates between even and odd epochs once neighbours across modalities take part: visible to "
-            "infrared (even) has a tenth of the weight of infrared to visible (odd).",
-        ),
-    ]
+            "The loss, and its terms before they are weighted. Their sum may jump where a stage begins.",
+        )
+    )
     truth = figures.truth_figure(run)
     if truth is not None:
         parts.append(
@@ -69,19 +64,20 @@ def curves(run: RunFiles) -> Section:
 
 def results(run: RunFiles, test: TestSet, best_epoch: int) -> Section:
     """The final table; of a run that still goes on, the selected epoch's test during training."""
-    labels = {"best": "best", "last": "last epoch", "stage1": "stage 1 alone", "start": "before training"}
+    labels = {"best": "best", "last": "last epoch", **run.method.parts, "start": "before training", "chance": "chance"}
     if run.results is not None:
         tables = {"best": modes(run.results), **run.results}
-        note = f"Mean ± deviation in percent. The best epoch was chosen by {escape(run.results['selected_by'])}."
+        by = escape(run.results.get("selected_by", run.config.select))
+        note = f"Mean ± deviation in percent. The best epoch was chosen by {by}."
     else:
         tables = {"chance": chance_table(test, run.config)}
         tables["best"] = modes(next((line for line in run.log if line["epoch"] == best_epoch), {}))
         note = "The run has not ended: this is the best epoch's test so far, in percent."
-    labels["chance"] = "chance"
-    if run.published is not None:
-        labels["published"], tables["published"] = "published", RESULTS[run.published]
+    if run.published is not None and run.method.published is not None:
+        labels["published"], tables["published"] = "published", run.method.published.results[run.published]
+        note += f" Published: {escape(run.method.published.source)}."
     rows = []
-    for mode in [task.mode for task in test.tasks]:
+    for mode in tables["best"] or [task.mode for task in test.tasks]:
         rows.append(f'<tr class="mode"><th colspan="7">{escape(mode.replace("_", " "))}</th></tr>')
         for name, label in labels.items():
             if mode in tables.get(name, {}):
@@ -99,13 +95,15 @@ def _percent(row: dict[str, float], metric: str) -> str:
     return f"{100 * row[metric]:.2f}" + (f" <small>± {deviation}</small>" if float(deviation) else "")
 
 
-def retrieval(test: TestSet, embeddings: dict[str, Embeddings], config: Config) -> Iterator[Section]:
-    """Ranked lists of each mode and distances of pairs."""
+def retrieval(reported: ReportedRun) -> Iterator[Section]:
+    """Ranked lists of each mode and distances of pairs, by the method's first kind of features."""
+    test, method, config = reported.test, reported.run.method, reported.run.config
     rules = SETS[config.dataset]
-    features = {m: retrieval_features(e, rules.each_level, config.shallow) for m, e in embeddings.items()}
+    by_modality = {m: method.features(levels, config, True) for m, levels in reported.embeddings.items()}
+    features = {m: next(iter(kinds.values())) for m, kinds in by_modality.items()}
     parts = []
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, remove_same_place=rules.sysu_metrics)
+        ranking = views.rank_gallery(test, task, features, rules.sysu_metrics, method.similarity)
         gallery = task.galleries[0][1]
         mean = 100 * ranking.average_precision.mean()
         found = f"{len(ranking.rows):,} queries, {len(gallery):,} gallery images, mAP {mean:.1f} %"
@@ -149,18 +147,19 @@ def _ranked(ranked: views.RankedList) -> str:
     return row(query, hits)
 
 
-def tsne(test: TestSet, embeddings: dict[str, Embeddings]) -> Section:
+def tsne(reported: ReportedRun) -> Section:
+    """A map of the test images' embeddings, level by level."""
+    test, embeddings = reported.test, reported.embeddings
     ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
     rows = views.spread_identities(ids, identities=16, images=16)
     if sum(map(len, rows.values())) < 5:
         return "tsne", "Embeddings", "<p>Too few test identities are in both modalities for a map.</p>"
 
     def joined(level: str) -> Tensor:
-        return torch.cat(
-            [getattr(embeddings[m], level)[torch.from_numpy(rows[m]).to(embeddings[m].deep.device)] for m in MODALITIES]
-        )
+        parts = [(embeddings[m][level], torch.from_numpy(rows[m])) for m in MODALITIES]
+        return torch.cat([x[places.to(x.device)] for x, places in parts])
 
-    points = {level: views.tsne(joined(level)) for level in ("shallow", "deep")}
+    points = {level: views.tsne(joined(level)) for level in reversed(list(embeddings["visible"]))}
     infrared = np.repeat([False, True], [len(rows[m]) for m in MODALITIES])
     identity = np.concatenate([ids[m][rows[m]] for m in MODALITIES])
     return (
@@ -168,59 +167,11 @@ def tsne(test: TestSet, embeddings: dict[str, Embeddings]) -> Section:
         "Embeddings",
         figure(
             figures.data_uri(figures.scatter_figure(points, infrared, identity), "png"),
-            "t-SNE of shallow and deep embeddings",
+            "t-SNE of the embeddings",
             f"t-SNE of {len(identity)} test images of {len(np.unique(identity))} identities. Above, groups should be "
             "of one colour; below, the two colours should mix.",
         ),
     )
-
-
-def attention(model: SDCLModel, test: TestSet) -> Section:
-    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
-    rows = views.spread_identities(ids, identities=6, images=1)
-    records = [
-        (m, test.images[m][r])
-        for pair in zip(*(rows[m] for m in MODALITIES), strict=True)
-        for m, r in zip(MODALITIES, pair, strict=True)
-    ]
-    cells = []
-    for item in views.attention_maps(model, records):
-        size = model.config.image_width, model.config.image_height
-        image = open_image(item.record.path).resize(size)
-        maps = "".join(
-            picture(figures.photo_uri(figures.heat(image, getattr(item, level)), 144), level)
-            for level in ("deep", "shallow")
-        )
-        whole = picture(figures.photo_uri(image, 144), f"id {item.record.identity}")
-        cells.append(f'<div class="triple">{whole}{maps}</div>')
-    return (
-        "attention",
-        "Attention of the class token",
-        "<p>The last block's attention from the class token to the patches, mean over the heads, bright where it is "
-        "high. The deep head reads the patches after all blocks, the shallow head those of the patch embedding."
-        f'</p><div class="triples">{"".join(cells)}</div>',
-    )
-
-
-def augmentation(config: Config, trial: int) -> Section:
-    parts = []
-    names = {
-        "visible": "three draws of view 1 and of view 2, where one channel is copied over all three",
-        "infrared": "six draws: one channel copied over all three, grey, or unchanged",
-    }
-    for modality in MODALITIES:
-        records = SETS[config.dataset].training(config.data_dir, modality, trial)
-        chosen = [records[i] for i in np.linspace(0, len(records) - 1, 4).round().astype(int)]
-        rows = []
-        for record, pictures in views.augmented_views(config, modality, chosen, draws=6):
-            drawn = "".join(
-                picture(figures.photo_uri(view), f"view {1 + n % 2}" if modality == "visible" else f"draw {1 + n}")
-                for n, view in enumerate(pictures)
-            )
-            rows.append(row(photo(record, "the image", "query"), drawn))
-        title = f"<h3>{modality.capitalize()} <small>{names[modality]}</small></h3>"
-        parts.append(f'{title}<div class="ranked">{"".join(rows)}</div>')
-    return "views", "What the network sees in training", "".join(parts)
 
 
 def settings(run: RunFiles, device: torch.device) -> Section:
@@ -231,13 +182,15 @@ def settings(run: RunFiles, device: torch.device) -> Section:
             seconds[phase] = seconds.get(phase, 0.0) + value
     phases = ", ".join(f"{phase} {value / 60:.1f}" for phase, value in seconds.items())
     machine = {
+        "method": run.method.title,
         "training time": f"{sum(seconds.values()) / 60:.1f} min in {len(run.log)} epochs ({phases})",
         "versions": f"sdcl {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         "machine of this page": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
         + (torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"),
     }
     values = run.config.to_json()
-    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
+    for group in [name for name, value in values.items() if isinstance(value, dict)]:
+        values |= {f"{group}.{name}": value for name, value in values.pop(group).items()}
     return (
         "settings",
         "Settings and machine",

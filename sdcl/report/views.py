@@ -1,33 +1,26 @@
-"""What the report shows of the selected weights, as plain data: rankings, distances, maps, augmented views."""
+"""What the report shows of the selected weights, as plain data: rankings, distances, maps of the embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.manifold import TSNE
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdcl.config import Config
-from sdcl.data.loading import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.tasks import Task, TestSet
-from sdcl.data.transforms import MEAN, STD, InfraredTransform, VisibleTransform, evaluation_transform
+from sdcl.data.transforms import MEAN, STD
 from sdcl.evaluation import SAME_PLACE
-from sdcl.models import SDCLModel
 
 __all__ = [
-    "Attention",
     "RankedList",
     "Ranking",
-    "attention_maps",
-    "augmented_views",
-    "class_token_attention",
+    "as_picture",
     "pair_distances",
     "rank_gallery",
     "separation",
@@ -78,18 +71,25 @@ class Ranking:
         return list(chosen.values())
 
 
-def rank_gallery(test: TestSet, task: Task, features: dict[str, Tensor], remove_same_place: bool) -> Ranking:
+def rank_gallery(
+    test: TestSet,
+    task: Task,
+    features: dict[str, Tensor],
+    remove_same_place: bool,
+    similarity: Callable[[Tensor, Tensor], Tensor],
+) -> Ranking:
     """Ranks the first trial's gallery of a test for each of its queries.
 
     Args:
-        features: by modality, rows as in `test.images`; similarities are their dot products.
+        features: by modality, rows as in `test.images`.
         remove_same_place: SYSU-MM01's rule, as in `sdcl.evaluation.sysu_metrics`.
+        similarity: of query and gallery features (`Method.similarity`).
     """
     modality, rows = task.galleries[0]
-    similarity = (features[task.query[0]][task.query[1]] @ features[modality][rows].t()).cpu().numpy()
+    scores = similarity(features[task.query[0]][task.query[1]], features[modality][rows]).cpu().numpy()
     (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of((modality, rows))
     removed = (q_cams[:, None] == SAME_PLACE[0]) & (g_cams[None] == SAME_PLACE[1]) & remove_same_place
-    order = np.argsort(np.where(removed, np.inf, -similarity), axis=1, kind="stable")
+    order = np.argsort(np.where(removed, np.inf, -scores), axis=1, kind="stable")
     hit = (q_ids[:, None] == g_ids[None]) & ~removed
     hit = np.take_along_axis(hit, order, axis=1)
     with_hit = hit.any(1)
@@ -149,73 +149,7 @@ def tsne(embeddings: Tensor) -> np.ndarray:
     return TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
 
 
-@dataclass(frozen=True)
-class Attention:
-    """An image and where its class token looks: maps [rows, columns] of the patch grid, each of sum 1."""
-
-    record: ImageRecord
-    modality: str
-    deep: np.ndarray
-    shallow: np.ndarray
-
-
-def class_token_attention(block: nn.Module, tokens: Tensor) -> Tensor:
-    """Attention of the class token to all tokens in a transformer block: [B, N, D] -> [B, heads, N], sum 1."""
-    layers: Any = block  # nn.Module does not type them
-    attn = layers.attn
-    q, k, _ = attn.qkv(layers.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return torch.softmax((q[:, :, :1] @ k.transpose(2, 3))[:, :, 0] * q.shape[-1] ** -0.5, dim=-1)
-
-
-@torch.no_grad()
-def attention_maps(model: SDCLModel, records: Sequence[tuple[str, ImageRecord]]) -> list[Attention]:
-    """Mean over the heads of the class token's attention to the patches, in the deep and in the shallow head's block.
-
-    records: (modality, image). The share that goes to the class token itself is left out.
-    """
-    config = model.config
-    transform = evaluation_transform(config.image_height, config.image_width, "lanczos")
-    tokens: dict[str, Tensor] = {}
-    heads = {"deep": model.deep_head, "shallow": model.shallow_head}
-    hooks = [
-        head.register_forward_pre_hook(lambda _, args, name=name: tokens.__setitem__(name, args[0]))
-        for name, head in heads.items()
-    ]
-    was_training = model.training
-    model.eval()
-    try:
-        out = []
-        for modality, record in records:
-            image = transform(open_image(record.path))[None].to(model.cls_token.device)
-            model(**{modality: image})
-            maps = {}
-            for name, head in heads.items():
-                weights = class_token_attention(head.block, tokens[name])[0, :, 1:].mean(0)
-                maps[name] = (weights / weights.sum()).view(config.grid).cpu().numpy()
-            out.append(Attention(record, modality, **maps))
-        return out
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-
-
-def augmented_views(
-    config: Config, modality: str, records: Sequence[ImageRecord], draws: int, seed: int = 0
-) -> list[tuple[ImageRecord, list[Image.Image]]]:
-    """Training views of images, as pictures; visible draws alternate between view 1 and view 2 (channel exchange)."""
-    size, padding = (config.model.image_height, config.model.image_width), config.crop_padding
-    transforms: list[VisibleTransform | InfraredTransform]
-    if modality == "visible":
-        transforms = [VisibleTransform(*size, bool(d % 2), padding) for d in range(draws)]
-    else:
-        transforms = [InfraredTransform(*size, padding)] * draws
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return [(r, [_picture(t(open_image(r.path))) for t in transforms]) for r in records]
-
-
-def _picture(view: Tensor) -> Image.Image:
+def as_picture(view: Tensor) -> Image.Image:
     """A normalised image [3, H, W] as the colours that it stands for."""
     pixels = view * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ from sdcl import distributed
 from sdcl.clustering import cluster, nearest_neighbors
 from sdcl.config import Config, EpochSettings
 from sdcl.cra import associate
-from sdcl.frame.embedding import clustering_features
-from sdcl.models import Embeddings
+from sdcl.frame.diagnostics import count_clusters
+from sdcl.models import Embeddings, clustering_features
 
 __all__ = ["PseudoLabels", "make_labels"]
 
@@ -36,6 +38,12 @@ class PseudoLabels:
     visible: Tensor
     stage: int
 
+    def to(self, device: torch.device) -> PseudoLabels:
+        """The same on another device."""
+        return PseudoLabels(
+            self.visible_clusters.to(device), self.infrared.to(device), self.visible.to(device), self.stage
+        )
+
     @property
     def visible_training(self) -> Tensor:
         """[N] labels of the visible rows that batches draw from: outliers of their own modality do not train (section
@@ -46,10 +54,7 @@ class PseudoLabels:
         """For the log: clusters, outliers and clusters of a single training row in each modality; in stage 2 also the
         infrared clusters that visible rows were given, and the rows in clusters that were left without a partner in
         the other modality."""
-        out = {}
-        for name, labels in (("visible", self.visible_clusters), ("infrared", self.infrared)):
-            out[f"{name}_clusters"] = int(labels.max()) + 1
-            out[f"{name}_outliers"] = int((labels < 0).sum())
+        out = {**count_clusters("visible", self.visible_clusters), **count_clusters("infrared", self.infrared)}
         for name, labels in (("visible", self.visible_training), ("infrared", self.infrared)):
             out[f"{name}_singles"] = int((labels[labels >= 0].unique(return_counts=True)[1] == 1).sum())
         if self.stage == 2:
@@ -58,6 +63,13 @@ class PseudoLabels:
             out["visible_unassociated"] = int(((self.visible_clusters >= 0) & (self.visible < 0)).sum())
             out["infrared_unassociated"] = int(((self.infrared >= 0) & ~torch.isin(self.infrared, training)).sum())
         return out
+
+    def association(self, truth: Mapping[str, Any]) -> str:
+        """What stage 2 associated, in words, beside `association_accuracy` where `truth` has it; empty in stage 1."""
+        if self.stage == 1:
+            return ""
+        right = f", {truth['association_accuracy']:.2f} right" if "association_accuracy" in truth else ""
+        return f"association {self.counts()['associated_visible_clusters']} clusters{right}"
 
 
 def shared_search(features: Tensor, k1: int, knn: str) -> tuple[Tensor, Tensor]:

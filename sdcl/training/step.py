@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD
 
 from sdcl import distributed
 from sdcl.config import Config, EpochSettings
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.frame.guards import check_finite
+from sdcl.frame.meters import Meters
 from sdcl.seeds import derive_seed
 from sdcl.training.labels import PseudoLabels
 from sdcl.training.losses import Memories, sdcl_losses
@@ -19,10 +19,6 @@ from sdcl.training.replicas import ReplicaForward
 from sdcl.training.views import training_views
 
 __all__ = ["make_optimizer", "train_epoch"]
-
-METERS_EVERY = 10
-"""Steps between two looks at the losses: each one waits for the device."""
-
 
 def make_optimizer(model: nn.Module, config: Config) -> SGD:
     """SGD over every trained parameter, weight decay on all of them, normalisations included (section 7)."""
@@ -84,16 +80,15 @@ def train_epoch(
         progress: called every few steps with the number of steps done and the means so far.
 
     Raises:
-        UserError: the loss is not finite; the message names the terms. Model and memories are then of no use.
+        UserError: the loss is not finite; the message names the terms. Model and memories are then spoilt.
     """
     # Rows and labels stay on the CPU, where the memories' rounds are planned, so that no step waits for the device.
     visible_labels, infrared_labels = labels.visible.cpu(), labels.infrared.cpu()
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate
     forward.model.train()
-    sums: dict[str, Tensor] = {}
-    means: dict[str, float] = {}
-    for step, (visible_images, visible_rows, infrared_images, infrared_rows) in enumerate(batches, 1):
+    meters = Meters(settings.epoch, settings.steps, progress)
+    for visible_images, visible_rows, infrared_images, infrared_rows in batches:
         visible, infrared = forward(
             *(images.to(forward.device, non_blocking=True) for images in (visible_images, infrared_images))
         )
@@ -113,13 +108,6 @@ def train_epoch(
         losses.total.backward()
         distributed.sum_gradients(forward.model)
         optimizer.step()
-
-        for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
-        if step % METERS_EVERY == 0 or step == settings.steps:
-            means = {name: float(total) / step for name, total in sums.items()}
-            check_finite(means, settings.epoch, step)
-            if progress is not None:
-                progress(step, means)
+        meters.add(losses.total, losses.terms)
     distributed.share_statistics(forward.model)
-    return means
+    return meters.means
