@@ -1,0 +1,1 @@
+"""CCLNet: unsupervised visible-infrared person re-identification that starts from CLIP (docs/cclnet.md)."""
