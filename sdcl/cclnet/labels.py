@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcl.checkpoints import write_atomically
 from sdcl.clustering import cluster
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import write_atomically
 from sdcl.memory import cluster_centers
 
 __all__ = ["LABEL_FILES", "cluster_modality", "read_labels", "write_labels"]

@@ -15,8 +15,8 @@ from torch import Tensor
 from sdcl.cclnet.model import CCLNetModel
 from sdcl.cclnet.text import CONTEXT_LENGTH, LEARNED, PREFIXES, SUFFIX
 from sdcl.cclnet.torchscript import is_torchscript, read_torchscript
-from sdcl.checkpoints import write_atomically
 from sdcl.errors import UserError
+from sdcl.frame.checkpoints import write_atomically
 from sdcl.tensor_files import fill, read_weights, tensors_in
 
 __all__ = ["load_clip", "load_published", "published_names", "published_state", "read_clip", "save_published"]
