@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sdcl.errors import UserError
 
-__all__ = ["fill", "first_names", "read_weights", "tensors_in"]
+__all__ = ["fill", "first_names", "read_plain", "read_weights", "tensors_in"]
 
 HARMLESS_TYPES: list[Any] = [
     # What real files hold besides tensors: DINO keeps its command line, others a metric as a NumPy scalar.
-    argparse.Namespace, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i8")),
+    argparse.Namespace, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
@@ -30,6 +30,18 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: no such file, damaged, with other objects than tensors and plain values, or not a dict.
+    """
+    data = read_plain(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not a dict of weights")
+    return data
+
+
+def read_plain(path: str | Path) -> Any:
+    """Tensors and plain values of a file (torch.save or safetensors), on the CPU; no pickled code is run.
+
+    Raises:
+        UserError: no such file, damaged, or with other objects than those.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,8 +61,6 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [""])[0][:120]
         raise UserError(f"{path} cannot be read as a weight file: it is truncated, damaged or of another kind "
                         f"({type(error).__name__}: {reason})") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__}, not a dict of weights")
     return data
 
 
