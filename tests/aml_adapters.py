@@ -9,12 +9,12 @@ from torch import Tensor
 from sdcl.aml import losses
 from sdcl.aml.labels import centers, kmeans, unify
 from sdcl.aml.losses import circle_logits, hard_triplet, smoothed_cross_entropy
-from sdcl.aml.memory import Memory
 from sdcl.aml.network import Network
 from sdcl.aml.phases import published
 from sdcl.aml.schedule import make_optimizer
 from sdcl.aml.views import one_channel, views
 from sdcl.evaluation import identity_metrics, sysu_metrics, sysu_official_gallery
+from sdcl.memory import ClusterLogits
 
 __all__ = ["centers", "circle_logits", "hard_triplet", "kmeans", "smoothed_cross_entropy", "unify", "views"]
 
@@ -88,7 +88,7 @@ def stage2_step(
     first: Tensor, second: Tensor, first_centers: Tensor, second_centers: Tensor, targets: Tensor
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """A5."""
-    memories = [Memory(c, 0.2, 0.05) for c in (first_centers, second_centers)]
+    memories = [ClusterLogits(c, 0.2, 0.05) for c in (first_centers, second_centers)]
     got = losses.stage2_losses(first, second, targets, memories)
     got.total.backward()
     terms = dict(zip(TERMS2, got.terms.values(), strict=True))
@@ -146,7 +146,7 @@ def step(
         got, names = losses.stage1_losses(*out, *classifiers, targets, kl_weight), TERMS1
         got.total.backward()
     else:
-        memories = [Memory(c, 0.2, 0.05) for c in (first_centers, second_centers)]
+        memories = [ClusterLogits(c, 0.2, 0.05) for c in (first_centers, second_centers)]
         f = nets["first"](visible), nets["second"](transformed)
         got, names = losses.stage2_losses(*f, targets, memories), TERMS2
         got.total.backward()

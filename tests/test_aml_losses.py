@@ -17,7 +17,7 @@ from sdcl.aml.losses import (
     stage1_losses,
     stage2_losses,
 )
-from sdcl.aml.memory import Memory
+from sdcl.memory import ClusterLogits
 
 Y = torch.tensor([0, 2, 2, 1, 0, 1])
 
@@ -116,7 +116,7 @@ def test_stage_1_total_is_its_weighted_terms():
 
 def test_one_step_of_stage_2_moves_both_memories_once():
     x1, x2, y = leaf(6, 8), leaf(6, 8), torch.tensor([0, 2, 2, 1, 0, 3])
-    memories = [Memory(torch.randn(4, 8)), Memory(torch.randn(4, 8))]
+    memories = [ClusterLogits(torch.randn(4, 8), 0.2), ClusterLogits(torch.randn(4, 8), 0.2)]
     before = [m.features.clone() for m in memories]
     got = stage2_losses(x1, x2, y, memories)
     z = [F.normalize(x, dim=1) @ m.T / 0.05 for x, m in zip((x1, x2), before, strict=True)]

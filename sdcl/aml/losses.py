@@ -178,14 +178,15 @@ def stage2_losses(
 
     Args:
         first, second: features [B, d] of network 1 on visible views and network 2 on channel views.
-        targets: int64 [B], labels of the clustering.
-        memories: of network 1 and network 2: (features, targets) → logits [B, K] (`sdcl.memory`).
+        targets: int64 [B], labels of the clustering; on the features' device or on the CPU (`move_rows_`).
+        memories: of network 1 and network 2: (features, targets) → logits [B, K] (`sdcl.memory.ClusterLogits`).
 
     Returns:
         terms: cross-entropy of each network, KL and SIM, in which both networks learn.
     """
     z = [memory(x, targets) for memory, x in zip(memories, (first, second), strict=True)]
-    terms = {f"cross-entropy {k}": _cross_entropy(logits, targets) for k, logits in enumerate(z, 1)}
+    y = targets.to(first.device, non_blocking=True)
+    terms = {f"cross-entropy {k}": _cross_entropy(logits, y) for k, logits in enumerate(z, 1)}
     terms["KL"] = kl_weight * mutual_divergence(*z)
     terms["SIM"] = similarity_weight * distance_gap(first, second)
     return _summed(terms)
