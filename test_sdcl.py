@@ -55,7 +55,8 @@ def test(method: Method, options: TestOptions[Any], path: Path, trial: int, devi
         settings: dict[str, Any] = {"k1": options.rerank_k1, "k2": options.rerank_k2, "weight": options.rerank_weight}
         again = evaluate(method, test_set, embeddings, config, final=True, similarity=partial(rerank, **settings))
         results |= {"rerank": again, "rerank_settings": settings}
-    return {**results, "chance": chance_table(test_set, config), "checkpoint": str(path), "method": method.name}
+    results |= {"chance": chance_table(test_set, config), "galleries": test_set.galleries}
+    return {**results, "checkpoint": str(path), "method": method.name}
 
 
 def adopt(method: Method, config: RunSettings, path: Path, trial: int, progress: Progress) -> RunSettings:

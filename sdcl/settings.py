@@ -104,6 +104,10 @@ class RunSettings:
     data."""
     synthetic_identities: tuple[int, int] = (40, 30)
     """Training and test identities of the synthetic set."""
+    galleries: Literal["seeded", "official"] = "seeded"
+    """SYSU-MM01: gallery images of a test by Python's generator seeded with the trial, as in most code, or by the data
+    set's own exp/rand_perm_cam.mat. Sizes and expected results are the same, the images are others: a table must say
+    which. Data sets with one kind of gallery use that."""
     skip_unreadable: bool = False
     """Leave images that cannot be read out of training and tests, and name them. Without it the programs stop before
     they start; results of fewer images do not compare with published ones."""

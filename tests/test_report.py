@@ -10,10 +10,12 @@ import pytest
 import torch
 from small_runs import draw_people, log_lines, make_run, random_features
 
-from sdcl import embedding_cache
 from sdcl.config import ModelConfig
+from sdcl.data.sets import SETS
 from sdcl.errors import UserError
 from sdcl.evaluation import sysu_metrics
+from sdcl.frame import embedding_cache
+from sdcl.frame.method import dot_products
 from sdcl.frame.retrieval import load_test_set
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
@@ -139,7 +141,7 @@ def test_ranking_gives_the_tests_numbers(run_folder):
     test = load_test_set(read_run(run_folder).config)
     features = random_features(test)
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, remove_same_place=True)
+        ranking = views.rank_gallery(test, task, features, SETS["sysu"], dot_products)
         gallery = task.galleries[0]
         similarity = features["infrared"][task.query[1]] @ features["visible"][gallery[1]].t()
         (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)

@@ -12,10 +12,10 @@ from small_runs import MODEL, draw_people, make_run, random_features
 from tiny_sets import make_regdb
 from tiny_training import in_process
 
-from sdcl import embedding_cache
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.evaluation import sysu_metrics
+from sdcl.frame import embedding_cache
 from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.frame.progress import result_table
 from sdcl.frame.results import mean_of_trials

@@ -15,8 +15,7 @@ import re
 
 import numpy as np
 
-from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, identity_and_camera, images_below
-from sdcl.data.tasks import Task, TestSet
+from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet, identity_and_camera, images_below
 from sdcl.errors import UserError
 
 TRAINING, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"

@@ -10,8 +10,10 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from sdcl.errors import UserError
@@ -35,6 +37,31 @@ class ImageRecord(NamedTuple):
     path: str
     identity: int
     camera: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One mode of a test, and its galleries, one a trial: modality and rows of the test set's images."""
+
+    mode: str
+    query: tuple[str, np.ndarray]
+    galleries: list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Images of a test by modality, each once, and what is retrieved from what."""
+
+    images: dict[str, list[ImageRecord]]
+    tasks: list[Task]
+    galleries: str = "all"
+    """How gallery images were chosen: "seeded" or "official" picks, or "all" of them."""
+
+    def of(self, side: tuple[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Identities and cameras of a query or gallery, int64 [n] each."""
+        modality, rows = side
+        records = [self.images[modality][r] for r in rows]
+        return np.array([r.identity for r in records]), np.array([r.camera for r in records])
 
 
 def modality_folder(modality: str) -> str:

@@ -10,8 +10,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, market_records, modality_folder, place_files
-from sdcl.data.tasks import Task, TestSet
+from sdcl.data.records import (
+    DEMO_HINT,
+    MODALITIES,
+    ImageRecord,
+    Task,
+    TestSet,
+    market_records,
+    modality_folder,
+    place_files,
+)
 from sdcl.errors import UserError
 
 TRIALS = range(1, 11)

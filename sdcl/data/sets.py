@@ -1,39 +1,92 @@
-"""What the programs ask of a data set, for each of them; the one place to add another ("Adding a data set")."""
+"""The data sets: of each its layout, published counts and test protocol, as data. The one place to add another ("Adding
+a data set")."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 
 from sdcl.data import folder, regdb, sysu
-from sdcl.data.records import ImageRecord
+from sdcl.data.records import ImageRecord, Task, TestSet
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
-from sdcl.data.tasks import TestSet
-from sdcl.data.verify import REGDB_PUBLISHED, SYSU_PUBLISHED, CheckReport, verify_folder, verify_regdb, verify_sysu
+from sdcl.data.verify import (
+    REGDB_PUBLISHED,
+    SYSU_PUBLISHED,
+    CheckReport,
+    Count,
+    verify_folder,
+    verify_regdb,
+    verify_sysu,
+)
+from sdcl.errors import UserError
+from sdcl.evaluation import same_place
 
-__all__ = ["SETS", "DataSet"]
+__all__ = ["SETS", "DataSet", "Task", "TestSet"]
+
+Removal = Callable[[Any, Any, Any, Any], np.ndarray]
+"""Identities of query [Q] and gallery [G], cameras of query and gallery to bool [Q, G]: what is taken out of a query's
+ranking (`sdcl.evaluation.same_place`, `same_camera`)."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A layout of files and the rules of its test. The functions raise UserError for files that are not as they
+    """A layout of files and the protocol of its test. The functions raise UserError for files that are not as they
     should be."""
 
+    title: str
+    """As papers call it."""
     training: Callable[[Path, str, int], list[ImageRecord]]
     """Data folder, modality and trial to the training images, sorted by path as text."""
-    test: Callable[[Path, int], TestSet]
-    """Data folder and trial to the test. The Rank-1 of its first mode selects the best epoch."""
-    check: Callable[[Path, int, bool], CheckReport]
-    """Data folder and trial to counts, compared with the published ones if the last argument says so."""
+    test: Callable[[Path, int, str, int], TestSet]
+    """Data folder, trial, one of `galleries`, and gallery images of an identity and camera to the test (`test_set`
+    checks them first)."""
+    check: Callable[[Path, int, Mapping[str, Count] | None], CheckReport]
+    """Data folder, trial and the counts to compare with (None: none) to what is there."""
+    modes: tuple[str, ...]
+    """What a test measures, each with a table of its own, where the images for it are there. The Rank-1 of the first
+    selects the best epoch."""
+    published: Mapping[str, Count] | None = None
+    """Counts that the data set is known to have."""
     trials: Sequence[int] = (0,)
     """Each is trained and tested by itself, and the results averaged; (0,): one training set."""
-    multi_shot: Callable[[Path, int], TestSet] | None = None
-    """Data folder and gallery images of an identity and camera to that variant of the test; None: there is none."""
-    sysu_metrics: bool = False
-    """Metrics of SYSU-MM01 (Rank-k counts identities, the query's own place is removed) rather than those of RegDB."""
+    galleries: tuple[str, ...] = ("all",)
+    """How gallery images are chosen: "seeded" picks by Python's generator, "official" ones by the data set's own lists,
+    or "all" of them. Where there are several, `--galleries` says which."""
+    multi_shot: bool = False
+    """Whether picks can be of more than one image of an identity and camera."""
+    rank_on: Literal["identities", "images"] = "images"
+    """What Rank-k counts: the identities of a ranked list, each at its first image, or the images themselves."""
+    removal: Removal | None = None
+    """Gallery images that do not count for a query; None: all do."""
     draw: Callable[[Path, SyntheticConfig], object] | None = None
     """Draws synthetic people in this layout, ready to be trained on; None: they have no such layout."""
+
+    def test_set(self, root: Path, trial: int = 0, galleries: str = "seeded", shots: int = 1) -> TestSet:
+        """The test of the images in a data folder.
+
+        Args:
+            galleries: "seeded", the default of `--galleries`, or "official"; a set with one kind of gallery uses that.
+            shots: gallery images of an identity and camera. With more than one the modes are named for it, such as
+                `all_search_10_shot`: their numbers do not compare with single-shot ones.
+
+        Raises:
+            UserError: the protocol has no such galleries or shots, or files are missing or malformed.
+        """
+        if galleries == "official" and "official" not in self.galleries:
+            raise UserError(f"--galleries official: {self.title} has no official galleries; leave the option out")
+        if shots > 1 and not self.multi_shot:
+            raise UserError(f"--shots {shots} is a variant of SYSU-MM01's test; that of {self.title} has none")
+        return self.test(root, trial, galleries if galleries in self.galleries else self.galleries[0], shots)
+
+    def removed(
+        self, query_ids: np.ndarray, query_cams: np.ndarray, gallery_ids: np.ndarray, gallery_cams: np.ndarray
+    ) -> np.ndarray | None:
+        """bool [Q, G]: gallery images that do not count for a query; None where all do. Integers [Q] and [G]."""
+        return None if self.removal is None else self.removal(query_ids, gallery_ids, query_cams, gallery_cams)
 
 
 def _draw_sysu(root: Path, people: SyntheticConfig) -> None:
@@ -48,26 +101,34 @@ def _draw_regdb(root: Path, people: SyntheticConfig) -> None:
 
 SETS: dict[str, DataSet] = {
     "sysu": DataSet(
+        title="SYSU-MM01",
         training=lambda root, modality, _: sysu.train_records(root, modality),
-        test=lambda root, _: sysu.test_set(root),
-        check=lambda root, _, compare: verify_sysu(root, deep=False, published=SYSU_PUBLISHED if compare else None),
-        multi_shot=sysu.test_set,
-        sysu_metrics=True,
+        test=lambda root, _, galleries, shots: sysu.test_set(root, shots, galleries),
+        check=lambda root, _, published: verify_sysu(root, deep=False, published=published),
+        modes=("all_search", "indoor_search"),
+        published=SYSU_PUBLISHED,
+        galleries=("seeded", "official"),
+        multi_shot=True,
+        rank_on="identities",
+        removal=same_place,
         draw=_draw_sysu,
     ),
     "regdb": DataSet(
+        title="RegDB",
         training=regdb.train_records,
-        test=regdb.test_set,
-        check=lambda root, trial, compare: verify_regdb(
-            root, deep=False, trials=[trial], published=REGDB_PUBLISHED if compare else None
-        ),
+        test=lambda root, trial, *_: regdb.test_set(root, trial),
+        check=lambda root, trial, published: verify_regdb(root, deep=False, trials=[trial], published=published),
+        modes=("visible_to_thermal", "thermal_to_visible"),
+        published=REGDB_PUBLISHED,
         trials=regdb.TRIALS,
         draw=_draw_regdb,
     ),
     "folder": DataSet(
+        title="a folder of your own",
         training=lambda root, modality, _: folder.train_records(root, modality),
-        test=lambda root, _: folder.test_set(root),
+        test=lambda root, *_: folder.test_set(root),
         check=lambda root, *_: verify_folder(root),
+        modes=("infrared_to_visible", "visible_to_infrared"),
     ),
 }
-"""By the name that `Config.dataset` gives."""
+"""By the name that the setting `dataset` gives."""

@@ -13,17 +13,19 @@ from sdcl.data.records import (
     IMAGE_SUFFIXES,
     MODALITIES,
     ImageRecord,
+    Task,
+    TestSet,
     list_names,
     market_records,
     modality_folder,
     place_files,
 )
-from sdcl.data.tasks import Task, TestSet
 from sdcl.errors import UserError
-from sdcl.evaluation import sysu_gallery, sysu_query
+from sdcl.evaluation import sysu_gallery, sysu_official_gallery, sysu_query
 
 CAMERAS = {"visible": (1, 2, 4, 5), "infrared": (3, 6)}
 TRIALS = range(10)  # galleries of a test
+ORDERS = ("exp", "rand_perm_cam.mat")  # ten random orders of every folder's images
 QUERIES_PER_IDENTITY = 4  # of each test identity and modality, in the same-modality diagnostic folders
 
 _ID = re.compile("[0-9]{1,4}")
@@ -64,18 +66,25 @@ def train_records(data_dir: str | os.PathLike[str], modality: str) -> list[Image
     return market_records(folder)
 
 
-def test_set(data_dir: str | os.PathLike[str], shots: int = 1) -> TestSet:
+def test_set(data_dir: str | os.PathLike[str], shots: int = 1, galleries: str = "seeded") -> TestSet:
     """The cross-modality test on the raw folders: the modes `all_search` and `indoor_search`, each of ten galleries.
 
     shots: gallery images of an identity and camera. With more than one the modes are named for it, such as
     `all_search_10_shot`: their numbers do not compare with single-shot ones.
+    galleries: picks by Python's generator ("seeded") or by `exp/rand_perm_cam.mat` ("official").
 
     Raises UserError when folders or lists are missing or malformed.
     """
+    if galleries == "official" and not os.path.isfile(os.path.join(data_dir, *ORDERS)):
+        raise UserError(
+            f"{os.path.join(data_dir, *ORDERS)}: no such file; the official galleries are picked by it: copy it there "
+            "from SYSU-MM01 as released, or test with --galleries seeded"
+        )
+    gallery_of = {"seeded": sysu_gallery, "official": sysu_official_gallery}[galleries]
     try:
         query = [ImageRecord(*q) for q in sysu_query(data_dir)]
         picks = {
-            mode: [[ImageRecord(*g) for g in sysu_gallery(data_dir, mode, t, shots)] for t in TRIALS]
+            mode: [[ImageRecord(*g) for g in gallery_of(data_dir, mode, t, shots)] for t in TRIALS]
             for mode in ("all", "indoor")
         }
     except (ValueError, FileNotFoundError) as error:
@@ -89,7 +98,7 @@ def test_set(data_dir: str | os.PathLike[str], shots: int = 1) -> TestSet:
         Task(f"{mode}_search{variant}", rows, [("visible", np.array([row[r] for r in gallery])) for gallery in trials])
         for mode, trials in picks.items()
     ]
-    return TestSet({"visible": visible, "infrared": query}, tasks)
+    return TestSet({"visible": visible, "infrared": query}, tasks, galleries)
 
 
 def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:

@@ -13,8 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord
-from sdcl.data.tasks import Task, TestSet
+from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet
 from sdcl.data.verify import CheckReport, CheckRow, Count, find_unreadable
 from sdcl.errors import UserError
 

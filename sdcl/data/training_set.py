@@ -42,7 +42,8 @@ def load_training_set(config: RunSettings, trial: int) -> TrainingSet:
     def check() -> CheckReport:  # on one process: the others find the files drawn
         if config.synthetic_seed is not None:
             _draw(config)
-        return SETS[config.dataset].check(config.data_dir, trial, config.published_counts)
+        rules = SETS[config.dataset]
+        return rules.check(config.data_dir, trial, rules.published if config.published_counts else None)
 
     report = distributed.from_main(check)
     records = _records(config, trial)

@@ -39,7 +39,8 @@ def final_results(
 
     Returns:
         The modes' tables of the selected weights at the top level; "last", "start" (before training) and the method's
-        own parts, each where there are such weights, in the same shape; "chance"; "epoch" and "selected_by".
+        own parts, each where there are such weights, in the same shape; "chance"; "epoch", "selected_by" and
+        "galleries" (how the test's were picked).
     """
     known = distributed.from_main(run.results)
     if known is not None:
@@ -63,6 +64,7 @@ def final_results(
         "chance": chance_table(test_set, run.config),
         "epoch": run.best_epoch,
         "selected_by": run.config.select,
+        "galleries": test_set.galleries,
     }
     if distributed.is_main():
         write_json(run.results_file, results)
@@ -94,5 +96,5 @@ def mean_of_trials(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **average([modes(r) for r in results]),
         **{name: average([r[name] for r in results]) for name in parts},
         "trials": len(results),
-        **{name: results[0][name] for name in ("selected_by", "rerank_settings") if name in results[0]},
+        **{name: results[0][name] for name in ("selected_by", "galleries", "rerank_settings") if name in results[0]},
     }

@@ -9,10 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from sdcl.data.readable import unreadable_images
-from sdcl.data.sets import SETS
-from sdcl.data.tasks import Task, TestSet
+from sdcl.data.sets import SETS, Task, TestSet
 from sdcl.errors import UserError
-from sdcl.evaluation import Metrics, chance, regdb_metrics, sysu_metrics
+from sdcl.evaluation import Metrics, chance, retrieval_metrics
 from sdcl.frame.embedding import Levels, embed_records
 from sdcl.frame.method import Method
 from sdcl.settings import RunSettings
@@ -26,26 +25,18 @@ Table = dict[str, dict[str, float]]
 
 
 def load_test_set(config: RunSettings, trial: int = 0, shots: int = 1) -> TestSet:
-    """The data set's query and gallery lists, as published: SYSU-MM01's two modes of 10 trials, a RegDB trial's two
-    directions; or those of a folder of one's own.
+    """The data set's query and gallery lists, by its protocol (`DataSet.test_set`).
 
     Every image is read once, so that a damaged one is known before training rather than after its first epoch.
 
     Args:
-        shots: gallery images of an identity and camera, SYSU-MM01 only. With more than one the modes are named for it,
-            such as `all_search_10_shot`: their numbers do not compare with single-shot ones.
+        shots: gallery images of an identity and camera, where the protocol has several.
 
     Raises:
         UserError: the data set's folders or lists are missing or malformed, query and gallery share no identity, or
             images cannot be read (unless `config.skip_unreadable`, which leaves them out).
     """
-    rules = SETS[config.dataset]
-    if shots == 1:
-        test_set = rules.test(config.data_dir, trial)
-    elif rules.multi_shot is not None:
-        test_set = rules.multi_shot(config.data_dir, shots)
-    else:
-        raise UserError(f"--shots {shots} is a variant of SYSU-MM01's test; that of {config.dataset} has none")
+    test_set = SETS[config.dataset].test_set(config.data_dir, trial, config.galleries, shots)
     unreadable = unreadable_images(test_set.images, "test", config.skip_unreadable)
     test_set = _without(test_set, unreadable)
     for task in test_set.tasks:
@@ -115,16 +106,13 @@ def evaluate(
     table = {}
     for number, kind in enumerate(next(iter(by_modality.values()))):
         for task in test.tasks:
-            trials = []
+            query, trials = test.of(task.query), []
             for gallery in task.galleries:
                 scores = compare(*(by_modality[modality][kind][rows] for modality, rows in (task.query, gallery)))
-                (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
+                found = test.of(gallery)
+                removed = rules.removed(*query, *found)
                 try:
-                    trials.append(
-                        sysu_metrics(scores, q_ids, g_ids, q_cams, g_cams)
-                        if rules.sysu_metrics
-                        else regdb_metrics(scores, q_ids, g_ids)
-                    )
+                    trials.append(retrieval_metrics(scores, query[0], found[0], removed, rules.rank_on))
                 except ValueError as error:  # embeddings that are not finite, or no query with a hit
                     raise UserError(f"the test {task.mode} cannot be computed: {error}") from error
             table[f"{task.mode}_{kind}" if number else task.mode] = _summary(trials)
@@ -133,13 +121,13 @@ def evaluate(
 
 def chance_table(test: TestSet, config: RunSettings) -> Table:
     """What random embeddings are expected to reach on the same query and gallery."""
-    table, with_cameras = {}, SETS[config.dataset].sysu_metrics
+    table, rules = {}, SETS[config.dataset]
     for task in test.tasks:
-        q_ids, q_cams = test.of(task.query)
+        query = test.of(task.query)
         trials = []
         for gallery in task.galleries:
-            g_ids, g_cams = test.of(gallery)
-            trials.append(chance(q_ids, g_ids, q_cams, g_cams) if with_cameras else chance(q_ids, g_ids))
+            found = test.of(gallery)
+            trials.append(chance(query[0], found[0], removed=rules.removed(*query, *found), rank_on=rules.rank_on))
         table[task.mode] = _summary(trials)
     return table
 

@@ -103,7 +103,7 @@ def retrieval(reported: ReportedRun) -> Iterator[Section]:
     features = {m: next(iter(kinds.values())) for m, kinds in by_modality.items()}
     parts = []
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, rules.sysu_metrics, method.similarity)
+        ranking = views.rank_gallery(test, task, features, rules, method.similarity)
         gallery = task.galleries[0][1]
         mean = 100 * ranking.average_precision.mean()
         found = f"{len(ranking.rows):,} queries, {len(gallery):,} gallery images, mAP {mean:.1f} %"

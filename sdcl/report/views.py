@@ -13,9 +13,8 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from sdcl.data.records import ImageRecord
-from sdcl.data.tasks import Task, TestSet
+from sdcl.data.sets import DataSet, Task, TestSet
 from sdcl.data.transforms import MEAN, STD
-from sdcl.evaluation import SAME_PLACE
 
 __all__ = [
     "RankedList",
@@ -75,22 +74,23 @@ def rank_gallery(
     test: TestSet,
     task: Task,
     features: dict[str, Tensor],
-    remove_same_place: bool,
+    rules: DataSet,
     similarity: Callable[[Tensor, Tensor], Tensor],
 ) -> Ranking:
     """Ranks the first trial's gallery of a test for each of its queries.
 
     Args:
         features: by modality, rows as in `test.images`.
-        remove_same_place: SYSU-MM01's rule, as in `sdcl.evaluation.sysu_metrics`.
+        rules: say which gallery images are removed for a query.
         similarity: of query and gallery features (`Method.similarity`).
     """
     modality, rows = task.galleries[0]
     scores = similarity(features[task.query[0]][task.query[1]], features[modality][rows]).cpu().numpy()
-    (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of((modality, rows))
-    removed = (q_cams[:, None] == SAME_PLACE[0]) & (g_cams[None] == SAME_PLACE[1]) & remove_same_place
+    query, gallery = test.of(task.query), test.of((modality, rows))
+    removed = rules.removed(*query, *gallery)
+    removed = np.zeros(scores.shape, dtype=bool) if removed is None else removed
     order = np.argsort(np.where(removed, np.inf, -scores), axis=1, kind="stable")
-    hit = (q_ids[:, None] == g_ids[None]) & ~removed
+    hit = (query[0][:, None] == gallery[0]) & ~removed
     hit = np.take_along_axis(hit, order, axis=1)
     with_hit = hit.any(1)
     hit, order = hit[with_hit], order[with_hit]
