@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from tiny_sets import TINY_RUN
 
 import train_sdcl
-from sdcl import embedding, retrieval
 from sdcl.config import PRESETS
+from sdcl.frame import embedding, retrieval
 from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.embedding import retrieval_features
 from sdcl.frame.run import Run

@@ -97,7 +97,7 @@ def test_regdb_has_no_shots(tmp_path, capsys):
     program = in_process(capsys)
     common = ["test", "regdb", "--data-dir", root, "--workers", 0, "--checkpoint", weights]
     error = program(*common, "--shots", 10).error
-    assert "--shots 10 is a variant of SYSU-MM01's test; that of regdb has none" in error
+    assert "--shots 10 is a variant of SYSU-MM01's test; that of RegDB has none" in error
 
 
 @pytest.mark.parametrize("option, value, message", [
