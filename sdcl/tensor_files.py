@@ -19,9 +19,10 @@ from sdcl.errors import UserError
 __all__ = ["fill", "first_names", "read_plain", "read_weights", "tensors_in"]
 
 HARMLESS_TYPES: list[Any] = [
-    # What real files hold besides tensors: DINO keeps its command line, others a metric as a NumPy scalar.
-    argparse.Namespace, np.dtype, *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")),
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    # What real files hold besides tensors: DINO keeps its command line, others metrics as NumPy scalars and arrays.
+    argparse.Namespace, np.dtype, np.ndarray, *(type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")),
+    *((make.__reduce__()[0], f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+      for make, name in ((np.float64(0), "scalar"), (np.zeros(1), "_reconstruct"))),
 ]
 
 
