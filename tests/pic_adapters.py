@@ -1,0 +1,149 @@
+"""What `check_pic.py` calls: PIC's functions under the names that its cases use, weights under the published names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sdcl.data.transforms import evaluation_transform
+from sdcl.pic import (
+    Outputs,
+    PICConfig,
+    PICModelConfig,
+    PICNetwork,
+    build_network,
+    make_optimizer,
+    pic_losses,
+    train_step,
+    views,
+)
+from sdcl.pic.sampler import IdentityBatches, epoch_steps
+from sdcl.pic.weights import fill_published, published_names, published_state_dict
+
+TERMS = ("identity", "triplet", "soft_identity", "soft_triplet", "total")
+IMAGES = {"sysu": (22_258, 11_909), "regdb": (2_060, 2_060)}
+"""Visible and infrared training images of the full data sets."""
+
+
+def evaluate(
+    state: dict[str, Tensor], batches: list[Tensor], modality: str, alpha: float, moving: bool
+) -> tuple[Tensor, Tensor]:
+    """P1: test features of all batches, the mean branch as it stands or moved before each batch."""
+    network = _network(state, alpha, batches[0]).eval()
+    embedded = []
+    for images in batches:
+        if moving:
+            network.move_mean(modality)
+        embedded.append(network.embed(images, modality))
+    return tuple(torch.cat([e[kind] for e in embedded]) for kind in ("pooled", "normalised"))  # type: ignore[return-value]
+
+
+def step(state: dict[str, Tensor], visible: Tensor, infrared: Tensor, labels: Tensor, alpha: float) -> dict[str, Any]:
+    """P2: one forward and backward pass in training mode."""
+    network = _network(state, alpha, visible).train()
+    outputs = network(visible, infrared)
+    found = pic_losses(*outputs, labels, PICConfig())
+    found["total"].backward()
+    features, logits, mean_features, mean_logits = (torch.cat(pair) for pair in zip(*outputs, strict=True))
+    names = published_names(network)
+    return {
+        "losses": {term: found[term].detach() for term in TERMS},
+        "features": features.detach(),
+        "logits": logits.detach(),
+        "mean_features": mean_features,
+        "mean_logits": mean_logits,
+        "gradients": {names[own]: p.grad for own, p in network.named_parameters()},
+        "state": published_state_dict(network),
+    }
+
+
+def losses(
+    features: Tensor, logits: Tensor, mean_features: Tensor, mean_logits: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """P3: the losses of outputs [2m, …], visible rows first."""
+    visible, infrared = zip(*(x.chunk(2) for x in (features, logits, mean_features, mean_logits)), strict=True)
+    return pic_losses(Outputs(*visible), Outputs(*infrared), labels.chunk(2)[0], PICConfig())
+
+
+def batches(
+    visible_labels: np.ndarray, infrared_labels: np.ndarray, seed: int, epochs: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """P4: rows of the batches of each epoch."""
+    config = PICConfig()
+    drawn = IdentityBatches(visible_labels, infrared_labels, config.identities, config.instances, seed)
+    return list(itertools.islice(drawn, epochs))
+
+
+def optimizer(parameters: Iterable[nn.Parameter], dataset: str, epoch: int) -> torch.optim.Optimizer:
+    """P5: the same for both data sets and all epochs."""
+    return make_optimizer(parameters, PICConfig())
+
+
+def test_view(image: Image.Image) -> Tensor:
+    """P6: the view of a test image."""
+    model = PICConfig().model
+    return evaluation_transform(model.image_height, model.image_width, views.INTERPOLATION)(image)
+
+
+def training_view(image: Image.Image) -> Tensor:
+    """P6: a random view of a training image."""
+    config = PICConfig()
+    return views.training_view(config.model.image_height, config.model.image_width, config.crop_padding)(image)
+
+
+def start(path: Path, classes: int, seed: int) -> dict[str, Tensor]:
+    """P7: a fresh network from ImageNet weights."""
+    torch.manual_seed(seed)
+    return published_state_dict(build_network(PICModelConfig(pretrained=str(path)), classes))
+
+
+def settings(dataset: str, epoch: int) -> dict[str, Any]:
+    """P8: every setting of an epoch (from 0)."""
+    config = PICConfig()
+    return {
+        "epochs": config.epochs,
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "beta1": config.betas[0],
+        "beta2": config.betas[1],
+        "eps": config.eps,
+        "steps": epoch_steps(IMAGES[dataset], config.batch_size),
+        "identities": config.identities,
+        "instances": config.instances,
+        "height": config.model.image_height,
+        "width": config.model.image_width,
+        "crop_padding": config.crop_padding,
+        "margin": config.margin,
+        "weight_original": config.conventional_weight,
+        "weight_soft_identity": config.soft_identity_weight,
+        "weight_soft_triplet": config.soft_triplet_weight,
+        "mean_alpha": config.mean_momentum,
+        "test_after": int(config.test_follows(epoch)),
+        "test_batch": config.test_batch,
+        "seed": config.seed,
+    }
+
+
+def train(
+    state: dict[str, Tensor], batches: list[tuple[Tensor, Tensor, Tensor]], dataset: str, epoch: int
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """P9: some steps with a fresh optimiser."""
+    config = PICConfig()
+    network = _network(state, config.mean_momentum, batches[0][0]).train()
+    adam = make_optimizer(network.parameters(), config)
+    return [train_step(network, adam, *batch, config) for batch in batches], published_state_dict(network)
+
+
+def _network(state: dict[str, Tensor], momentum: float, like: Tensor) -> PICNetwork:
+    """A network with these weights on the device and in the dtype of the images."""
+    network = PICNetwork(PICModelConfig(), len(state["classifier.weight"]), momentum)
+    fill_published(network, state, "the given state")
+    return network.to(like)
+
