@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from sdcl.data.transforms import evaluation_transform
 from sdcl.pic import (
     Outputs,
-    PICConfig,
     PICModelConfig,
     PICNetwork,
     build_network,
@@ -24,6 +23,7 @@ from sdcl.pic import (
     train_step,
     views,
 )
+from sdcl.pic.presets import PRESETS
 from sdcl.pic.sampler import IdentityBatches, epoch_steps
 from sdcl.pic.weights import fill_published, published_names, published_state_dict
 
@@ -49,7 +49,7 @@ def step(state: dict[str, Tensor], visible: Tensor, infrared: Tensor, labels: Te
     """P2: one forward and backward pass in training mode."""
     network = _network(state, alpha, visible).train()
     outputs = network(visible, infrared)
-    found = pic_losses(*outputs, labels, PICConfig())
+    found = pic_losses(*outputs, labels, PRESETS["sysu"])
     found["total"].backward()
     features, logits, mean_features, mean_logits = (torch.cat(pair) for pair in zip(*outputs, strict=True))
     names = published_names(network)
@@ -69,32 +69,32 @@ def losses(
 ) -> dict[str, Tensor]:
     """P3: the losses of outputs [2m, …], visible rows first."""
     visible, infrared = zip(*(x.chunk(2) for x in (features, logits, mean_features, mean_logits)), strict=True)
-    return pic_losses(Outputs(*visible), Outputs(*infrared), labels.chunk(2)[0], PICConfig())
+    return pic_losses(Outputs(*visible), Outputs(*infrared), labels.chunk(2)[0], PRESETS["sysu"])
 
 
 def batches(
     visible_labels: np.ndarray, infrared_labels: np.ndarray, seed: int, epochs: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """P4: rows of the batches of each epoch."""
-    config = PICConfig()
+    config = PRESETS["sysu"]
     drawn = IdentityBatches(visible_labels, infrared_labels, config.identities, config.instances, seed)
     return list(itertools.islice(drawn, epochs))
 
 
 def optimizer(parameters: Iterable[nn.Parameter], dataset: str, epoch: int) -> torch.optim.Optimizer:
     """P5: the same for both data sets and all epochs."""
-    return make_optimizer(parameters, PICConfig())
+    return make_optimizer(parameters, PRESETS[dataset])
 
 
 def test_view(image: Image.Image) -> Tensor:
     """P6: the view of a test image."""
-    model = PICConfig().model
+    model = PRESETS["sysu"].model
     return evaluation_transform(model.image_height, model.image_width, views.INTERPOLATION)(image)
 
 
 def training_view(image: Image.Image) -> Tensor:
     """P6: a random view of a training image."""
-    config = PICConfig()
+    config = PRESETS["sysu"]
     return views.training_view(config.model.image_height, config.model.image_width, config.crop_padding)(image)
 
 
@@ -106,14 +106,14 @@ def start(path: Path, classes: int, seed: int) -> dict[str, Tensor]:
 
 def settings(dataset: str, epoch: int) -> dict[str, Any]:
     """P8: every setting of an epoch (from 0)."""
-    config = PICConfig()
+    config = PRESETS[dataset]
     return {
         "epochs": config.epochs,
         "lr": config.learning_rate,
         "weight_decay": config.weight_decay,
-        "beta1": config.betas[0],
-        "beta2": config.betas[1],
-        "eps": config.eps,
+        "beta1": config.adam_betas[0],
+        "beta2": config.adam_betas[1],
+        "eps": config.adam_eps,
         "steps": epoch_steps(IMAGES[dataset], config.batch_size),
         "identities": config.identities,
         "instances": config.instances,
@@ -135,7 +135,7 @@ def train(
     state: dict[str, Tensor], batches: list[tuple[Tensor, Tensor, Tensor]], dataset: str, epoch: int
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
     """P9: some steps with a fresh optimiser."""
-    config = PICConfig()
+    config = PRESETS[dataset]
     network = _network(state, config.mean_momentum, batches[0][0]).train()
     adam = make_optimizer(network.parameters(), config)
     return [train_step(network, adam, *batch, config) for batch in batches], published_state_dict(network)

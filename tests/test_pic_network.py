@@ -1,12 +1,14 @@
 """PIC's network: mean branches, shared statistics, what is trained, dtypes."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sdcl.errors import UserError
-from sdcl.pic import PICConfig, PICModelConfig, PICNetwork, make_optimizer, train_step
+from sdcl.pic import PICModelConfig, PICNetwork, make_optimizer, train_step
+from sdcl.pic.presets import PRESETS
 from sdcl.pic.weights import published_names
 
 SMALL = PICModelConfig(image_height=32, image_width=16, width=4, blocks=(1, 1, 1, 1))
@@ -132,7 +134,7 @@ def test_everything_is_computed_in_the_weights_dtype(dtype):
 
 
 def test_bfloat16_is_for_convolutions_and_features_stay_float32():
-    network, config = _network().train(), PICConfig(model=SMALL, identities=2, instances=2)
+    network, config = _network().train(), replace(PRESETS["sysu"], model=SMALL, identities=2, instances=2)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = network(_images(), _images())
         embedded = network.embed(_images(), "visible")
@@ -157,8 +159,8 @@ def test_without_mean_branches_the_trained_ones_are_tested():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 0}, "width 0"),
-        ({"blocks": (1, 1, 0, 1)}, "blocks 1 1 0 1"),
+        ({"width": 0}, "width is 0"),
+        ({"blocks": (1, 1, 0, 1)}, "blocks is 0"),
         ({"image_width": 3}, "image-width is 3"),
     ],
 )

@@ -1,6 +1,7 @@
 """A step of PIC against one written out by hand, its views, and its settings."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from PIL import Image
 
 from sdcl.data.transforms import MEAN, STD
 from sdcl.errors import UserError
-from sdcl.pic import PICConfig, PICModelConfig, PICNetwork, make_optimizer, pic_losses, train_step
+from sdcl.pic import PICModelConfig, PICNetwork, make_optimizer, pic_losses, train_step
+from sdcl.pic.presets import PRESETS
 from sdcl.pic.views import training_view
 
 SMALL = PICModelConfig(image_height=32, image_width=16, width=4, blocks=(1, 1, 1, 1))
-CONFIG = PICConfig(model=SMALL, identities=3, instances=2)
+PUBLISHED = PRESETS["sysu"]
+CONFIG = replace(PUBLISHED, model=SMALL, identities=3, instances=2)
 LABELS = torch.arange(3).repeat_interleave(2)
 
 
@@ -42,14 +45,14 @@ def test_a_step_is_forward_backward_and_adam_with_l2():
 
 def test_steps_learn_a_batch_by_heart():
     network, images = _start()
-    optimizer = make_optimizer(network.parameters(), PICConfig(learning_rate=3e-3))
+    optimizer = make_optimizer(network.parameters(), replace(PUBLISHED, learning_rate=3e-3))
     totals = [float(train_step(network, optimizer, *images, LABELS, CONFIG)["identity"]) for _ in range(25)]
     assert totals[-1] < 0.3 * totals[0]
 
 
 def test_mean_branches_follow_what_the_optimiser_changed_one_step_later():
     network, images = _start()
-    optimizer = make_optimizer(network.parameters(), PICConfig(learning_rate=0.1))
+    optimizer = make_optimizer(network.parameters(), replace(PUBLISHED, learning_rate=0.1))
     before = copy.deepcopy(network.mean_branches)
     train_step(network, optimizer, *images, LABELS, CONFIG)
     for old, new in zip(before.parameters(), network.mean_branches.parameters(), strict=True):
@@ -76,14 +79,14 @@ def test_training_views_are_crops_of_the_image_in_a_black_frame():
 
 
 def test_tests_follow_even_epochs_and_the_last():
-    config = PICConfig()
+    config = PUBLISHED
     assert [e for e in range(81) if config.test_follows(e)] == list(range(0, 81, 2))
-    assert [e for e in range(6) if PICConfig(epochs=6, test_every=4).test_follows(e)] == [0, 4, 5]
+    assert [e for e in range(6) if replace(PUBLISHED, epochs=6, test_every=4).test_follows(e)] == [0, 4, 5]
 
 
 @pytest.mark.parametrize(
     "changes", [{"identities": 1}, {"instances": 0}, {"mean_momentum": 1.5}, {"epochs": 0}, {"test_every": 0}]
 )
 def test_impossible_settings_are_refused(changes):
-    with pytest.raises(UserError, match=next(iter(changes)).replace("_", "-")):
-        PICConfig(**changes)
+    with pytest.raises(UserError, match=next(iter(changes)).replace("_", "-") + " is"):
+        replace(PUBLISHED, **changes)

@@ -22,8 +22,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: PICConfig) -> Ada
     return Adam(
         trained,
         lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
+        betas=config.adam_betas,
+        eps=config.adam_eps,
         weight_decay=config.weight_decay,
         fused=trained[0].device.type == "cuda",
     )
