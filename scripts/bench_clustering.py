@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl.clustering import neighbors  # noqa: E402
 from sdcl.clustering.choice import has  # noqa: E402
 from sdcl.clustering.dbscan import dbscan_labels  # noqa: E402
-from sdcl.clustering.jaccard import distances  # noqa: E402
+from sdcl.clustering.jaccard import distance_graph, neighbor_weights  # noqa: E402
 from sdcl.clustering.plain import plain_jaccard  # noqa: E402
 
 CLOCKS = {"wall": perf_counter, "cpu": process_time}
@@ -65,7 +65,8 @@ def run_plain(x: np.ndarray, now: Callable[[], float]) -> tuple[np.ndarray, dict
     from sklearn.cluster import DBSCAN
 
     clock = [now()]
-    rank, _ = FLOAT_SEARCH(torch.from_numpy(x), min(K1, len(x)))
+    features = torch.from_numpy(x)
+    rank, _ = FLOAT_SEARCH(features, features, min(K1, len(x)))
     clock.append(now())
     distance = plain_jaccard(x, rank.numpy(), K1, K2)
     clock.append(now())
@@ -81,7 +82,7 @@ def run_sparse(x: np.ndarray, way: str, timer: Callable[[], float]) -> tuple[np.
     steps = import_module(f"sdcl.clustering.steps_{kind}")
     search = neighbors.search_torch if way == "cuda" else FLOAT_SEARCH
     if way == "fast":
-        search = import_module("sdcl.clustering.search_tiles").search_tiles
+        search = neighbors.search_compiled
 
     def now() -> float:
         if way == "cuda":
@@ -89,9 +90,9 @@ def run_sparse(x: np.ndarray, way: str, timer: Callable[[], float]) -> tuple[np.
         return timer()
 
     clock = [now()]
-    near = neighbors.settle(features, K1, search)
+    near = neighbors.settle(features, features, K1, search)
     clock.append(now())
-    graph = distances(features, near, K1, K2, EPS, steps)
+    graph = distance_graph(neighbor_weights(features, near, K1, K2, steps), EPS, steps)
     clock.append(now())
     labels = dbscan_labels(graph, MIN_SAMPLES)
     clock.append(now())

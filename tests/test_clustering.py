@@ -15,8 +15,8 @@ from scipy import sparse
 from sdcl.clustering import choice, cluster, jaccard_distance, neighbors, steps_scipy, steps_torch
 from sdcl.clustering.choice import has
 from sdcl.clustering.dbscan import dbscan_labels
-from sdcl.clustering.features import as_features, full_precision, inner_products
-from sdcl.clustering.jaccard import distance_graph, distances, steps_for
+from sdcl.clustering.features import as_features, full_precision, inner_products, lifted
+from sdcl.clustering.jaccard import distance_graph, neighbor_weights, steps_for
 from sdcl.clustering.neighbors import exact_search, nearest_neighbors
 from sdcl.clustering.plain import plain_jaccard, plain_neighbors
 from sdcl.clustering.sparse_rows import SparseRows
@@ -92,8 +92,15 @@ def modules(*names: tuple[str, str]) -> list:
     return [importlib.import_module(f"sdcl.clustering.{name}") for name, package in names if has(package)]
 
 
-SEARCHES = [neighbors.search_torch, neighbors.search_faiss][: 1 + has("faiss")]
-SEARCHES += [module.search_tiles for module in modules(("search_tiles", "numba"))]
+SEARCHES = [neighbors.search_torch]
+SEARCHES += [neighbors.search_faiss] * has("faiss") + [neighbors.search_compiled] * has("numba")
+
+
+def distances(features, near, k1, k2, max_distance, steps, unit_length=True) -> sparse.csr_array:
+    """The distances below 1, or those up to `max_distance`, by these steps."""
+    return distance_graph(neighbor_weights(features, near, k1, k2, steps, unit_length), max_distance, steps)
+
+
 STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"), ("steps_torch", "torch"))
 
 
@@ -131,7 +138,7 @@ def test_labels_are_those_of_scikit_learn_on_the_dense_matrix(name, k1, k2, eps,
 @pytest.mark.parametrize("name", DATA)
 def test_every_search_ranks_by_similarity_then_index(name, k, search):
     x = torch.from_numpy(DATA[name])
-    rank, similarity = neighbors.settle(x, k, search)
+    rank, similarity = neighbors.settle(x, x, k, search)
     assert rank.dtype == torch.int32 and similarity.dtype == torch.float32
     np.testing.assert_array_equal(rank, plain_neighbors(DATA[name], k))
     want = (x.double() @ x.double().T).gather(1, rank.long())
@@ -143,7 +150,7 @@ def test_rows_whose_ties_exceed_the_search_are_searched_in_float64(monkeypatch):
     """70 copies of one row, 30 neighbours: the lowest indices, none of them found by the float32 search alone."""
     asked = []
     exact = neighbors.search_float64
-    monkeypatch.setattr(neighbors, "search_float64", lambda x, rows, k: asked.append(len(rows)) or exact(x, rows, k))
+    monkeypatch.setattr(neighbors, "search_float64", lambda x, y, k: asked.append(len(x)) or exact(x, y, k))
     rank, _ = nearest_neighbors(torch.from_numpy(DATA["one place"]), 30)
     assert asked == [70]
     np.testing.assert_array_equal(rank, np.tile(np.arange(30), (70, 1)))
@@ -159,8 +166,9 @@ def test_search_by_many_small_tiles(name, bfloat16, monkeypatch):
     monkeypatch.setattr(tiles, "_native_bfloat16", lambda: bfloat16)
     given_up = []
     torch_search = neighbors.search_torch
-    monkeypatch.setattr(tiles, "search_torch", lambda x, k, rows: given_up.extend(rows) or torch_search(x, k, rows))
-    rank, _ = neighbors.settle(torch.from_numpy(DATA[name]), 15, tiles.search_tiles)
+    monkeypatch.setattr(neighbors, "search_torch", lambda x, y, k: given_up.extend(x) or torch_search(x, y, k))
+    x = torch.from_numpy(DATA[name])
+    rank, _ = neighbors.settle(x, x, 15, neighbors.search_compiled)
     np.testing.assert_array_equal(rank, plain_neighbors(DATA[name], 15))
     assert len(given_up) == 0 or name != "identities" or bfloat16
     assert len(given_up) == 70 or name != "one place"
@@ -169,22 +177,20 @@ def test_search_by_many_small_tiles(name, bfloat16, monkeypatch):
 def test_tiles_whose_products_exceed_the_error_bound_are_not_used(monkeypatch):
     tiles = pytest.importorskip("sdcl.clustering.search_tiles")
     x = torch.from_numpy(DATA["identities"])
-    exact = tiles._rounded(x)[1]
+    exact = tiles._rounded(x, x)[2]
     coarse = (x * 8).round() / 8
-    monkeypatch.setattr(tiles, "_rounded", lambda _: (coarse, exact))
-    rank, _ = neighbors.settle(x, 15, tiles.search_tiles)
+    monkeypatch.setattr(tiles, "_rounded", lambda *_: (coarse, coarse, exact))
+    rank, _ = neighbors.settle(x, x, 15, neighbors.search_compiled)
     np.testing.assert_array_equal(rank, plain_neighbors(DATA["identities"], 15))
 
 
 def test_compiled_code_is_chosen_by_size_and_changes_nothing(monkeypatch):
     pytest.importorskip("numba")
     x = torch.from_numpy(DATA["copies"])
-    tiles = importlib.import_module("sdcl.clustering.search_tiles").search_tiles
     labels = []
     for least, compiled in ((10**9, False), (1, True)):
         monkeypatch.setattr(choice, "COMPILED_FROM", least)
-        assert (exact_search(x) is tiles) == compiled
-        assert exact_search(x, slice(0, 399)) is not tiles  # a share of the rows gains nothing from the symmetry
+        assert (exact_search(x) is neighbors.search_compiled) == compiled
         assert module_name(steps_for(x)) == ("steps_numba" if compiled else "steps_scipy")
         labels.append(cluster(x))
     np.testing.assert_array_equal(*labels)
@@ -192,7 +198,7 @@ def test_compiled_code_is_chosen_by_size_and_changes_nothing(monkeypatch):
 
 def test_float64_search_orders_negative_and_zero_similarities():
     x = as_features(np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [-0.6, 0.8], [0.8, -0.6]], np.float32))
-    rank, similarity = neighbors.search_float64(x, torch.arange(6), 6)
+    rank, similarity = neighbors.search_float64(x, x, 6)
     np.testing.assert_array_equal(rank[0], [0, 5, 1, 3, 4, 2])
     np.testing.assert_allclose(similarity[0], [1, 0.8, 0, 0, -0.6, -1], atol=1e-7)
 
@@ -290,7 +296,7 @@ def test_a_default_of_float64_changes_nothing():
     features = torch.from_numpy(DATA["copies"])
 
     def results():
-        near = [neighbors.settle(features, 15, search) for search in SEARCHES]
+        near = [neighbors.settle(features, features, 15, search) for search in SEARCHES]
         return [tensor for pair in near for tensor in pair] + [
             torch.from_numpy(distances(features, near[0], 15, 6, None, steps).data) for steps in STEPS
         ]
@@ -331,13 +337,13 @@ def test_approximate_search_fills_its_lists_and_mostly_agrees():
 def test_unfilled_lists_of_the_approximate_search_are_searched_exactly():
     x = torch.from_numpy(DATA["identities"])
 
-    def search(features, k):
-        rank, similarity = neighbors.search_torch(features, k)
+    def search(queries, targets, k):
+        rank, similarity = neighbors.search_torch(queries, targets, k)
         rank[7, 3:], similarity[7, 3:] = -1, torch.finfo(torch.float32).min
         rank[9, 0:], similarity[9, 0:] = -1, torch.finfo(torch.float32).min
         return rank, similarity
 
-    rank, _ = neighbors.settle(x, 30, search)
+    rank, _ = neighbors.settle(x, x, 30, search)
     np.testing.assert_array_equal(rank, plain_neighbors(DATA["identities"], 30))
 
 
@@ -389,7 +395,7 @@ def test_torch_steps_in_blocks_give_the_labels_of_the_definition(name, k1, k2, b
     if block is not None:
         monkeypatch.setattr(steps_torch, "BLOCK", block)
     features = torch.from_numpy(DATA[name])
-    near = neighbors.settle(features, k1, neighbors.search_torch)
+    near = neighbors.settle(features, features, k1, neighbors.search_torch)
     want = definition(name, k1, k2)
     np.testing.assert_allclose(dense(distances(features, near, k1, k2, None, steps_torch)), want, atol=1e-6)
     for eps, min_samples in ((0.6, 4), (0.3, 4), (0.5, 2)):
@@ -436,6 +442,124 @@ def test_shares_of_the_rows_are_searched_as_the_whole(knn):
     labels = cluster(x, knn=knn)
     assert labels.max() > 10
     np.testing.assert_array_equal(cluster(x, neighbors=(rank, similarity)), labels)
+
+
+def test_neighbors_among_other_rows():
+    """Queries and targets of different numbers, copies of targets among the queries."""
+    x, y = with_copies(300, 20), with_copies(450, 20, seed=1)
+    x[::7] = y[:43]
+    products = (x.astype(np.float64) @ y.T.astype(np.float64)).astype(np.float32)
+    want = np.argsort(-products, axis=1, kind="stable")[:, :20]
+    rank, similarity = nearest_neighbors(x, 20, targets=y)
+    np.testing.assert_array_equal(rank, want)
+    np.testing.assert_allclose(similarity, np.take_along_axis(products, want, 1), atol=1e-6)
+    for search in SEARCHES:
+        rank, _ = neighbors.settle(torch.from_numpy(x), torch.from_numpy(y), 20, search)
+        np.testing.assert_array_equal(rank, want)
+    share = nearest_neighbors(x, 20, rows=slice(100, 180), targets=y)[0]
+    np.testing.assert_array_equal(share, want[100:180])
+    assert nearest_neighbors(x, 1000, targets=y)[0].shape == (300, 450)
+    with pytest.raises(ValueError, match=r"one width .* \[300, 24\] on cpu and \[450, 23\]"):
+        nearest_neighbors(x, 20, targets=unit(y[:, 1:]))
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_tiles_of_other_rows(bfloat16, monkeypatch):
+    tiles = pytest.importorskip("sdcl.clustering.search_tiles")
+    monkeypatch.setattr(tiles, "TILE", 56)
+    monkeypatch.setattr(tiles, "ROOM", 1)
+    monkeypatch.setattr(tiles, "_native_bfloat16", lambda: bfloat16)
+    x, y = with_copies(200, 20), DATA["identities"]
+    rank, _ = neighbors.settle(torch.from_numpy(x), torch.from_numpy(y), 15, neighbors.search_compiled)
+    want = np.argsort(-(x.astype(np.float64) @ y.T).astype(np.float32), axis=1, kind="stable")[:, :15]
+    np.testing.assert_array_equal(rank, want)
+
+
+# -- rows that are not of unit length ----------------------------------------------------------------------------------
+
+
+def naive_jaccard(x: np.ndarray, k1: int, k2: int) -> np.ndarray:
+    """Dense distances from the rows as they are: method page, section 3, in float64, one row after another."""
+    x, n = x.astype(np.float64), len(x)
+    squares = ((x[:, None] - x) ** 2).sum(2).astype(np.float32)
+    rank = np.argsort(squares, axis=1, kind="stable")[:, :k1]
+    lists = [[list(rank[i, : k + 1]) for i in range(n)] for k in (k1, round(k1 / 2))]
+    full, half = [[{j for j in near[i] if i in near[j]} for i in range(n)] for near in lists]
+    v = np.zeros((n, n))
+    for i in range(n):
+        expanded = set(full[i])
+        for c in full[i]:
+            if 3 * len(half[c] & full[i]) > 2 * len(half[c]):
+                expanded |= half[c]
+        columns = sorted(expanded)
+        exponent = -(2 - 2 * x[columns] @ x[i])
+        e = np.exp(exponent - exponent.max(initial=-np.inf))
+        v[i, columns] = e / e.sum()
+    if k2 > 1:
+        v = np.stack([v[rank[i, :k2]].mean(0) for i in range(n)])
+    m = np.minimum(v[:, None], v).sum(2)
+    return np.maximum(1 - m / (2 - m), 0)
+
+
+def unequal_lengths(n: int, scale: float, offset: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Identities whose rows have lengths from half to twice `scale`, away from the origin by `offset` times that."""
+    rng = np.random.default_rng(seed)
+    x = identities(n, seed=seed) * rng.uniform(0.5, 2, (n, 1)) + offset * unit(rng.normal(size=(1, 24)))
+    return (x * scale).astype(np.float32)
+
+
+FREE_ROWS = {
+    "short": unequal_lengths(200, 0.04),
+    "long": unequal_lengths(200, 9.0),
+    "far away": unequal_lengths(200, 0.1, offset=30.0),
+    "of unit length": DATA["identities"][:200],
+    "copies": np.concatenate([unequal_lengths(150, 0.04), np.repeat(unequal_lengths(150, 0.04)[5:7], 20, axis=0)]),
+    "zero": np.zeros((40, 3), np.float32),
+    "one": np.full((1, 5), 0.3, np.float32),
+}
+
+
+@pytest.mark.parametrize("k1, k2", [(30, 6), (12, 1)])
+@pytest.mark.parametrize("name", FREE_ROWS)
+def test_rows_of_any_length_are_those_of_the_naive_loop(name, k1, k2):
+    dbscan = pytest.importorskip("sklearn.cluster").DBSCAN
+    x, eps = FREE_ROWS[name], 0.4
+    want = naive_jaccard(x, k1, k2)
+    np.testing.assert_allclose(dense(jaccard_distance(x, k1, k2, unit_length=False)), want, atol=1e-5)
+    labels = dbscan(eps=eps, min_samples=4, metric="precomputed").fit(want).labels_
+    np.testing.assert_array_equal(cluster(torch.from_numpy(x), eps, 4, k1, k2, unit_length=False), labels)
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=module_name)
+@pytest.mark.parametrize("name", FREE_ROWS)
+def test_every_way_agrees_on_rows_of_any_length(name, steps):
+    x = FREE_ROWS[name]
+    squares = ((x[:, None].astype(np.float64) - x) ** 2).sum(2).astype(np.float32)
+    want = np.argsort(squares, axis=1, kind="stable")[:, :20]
+    features = torch.from_numpy(x)
+    near = nearest_neighbors(features, 20, unit_length=False)
+    np.testing.assert_array_equal(near[0], want)
+    size = 4 * (x**2).sum(1).max()
+    np.testing.assert_allclose(-near[1], np.take_along_axis(squares, want, 1), rtol=1e-4, atol=1e-5 * size)
+    for search in SEARCHES:
+        np.testing.assert_array_equal(neighbors.settle(*lifted(features, features)[:2], 20, search)[0], want)
+    got = distances(features, near, 20, 6, None, steps, unit_length=False)
+    np.testing.assert_allclose(dense(got), naive_jaccard(x, 20, 6), atol=1e-5)
+
+
+def test_unit_rows_give_the_same_whether_it_is_said_or_not():
+    x = DATA["copies"]
+    np.testing.assert_allclose(
+        dense(jaccard_distance(x, unit_length=False)), dense(jaccard_distance(x)), atol=1e-6
+    )
+    np.testing.assert_array_equal(cluster(x, unit_length=False), cluster(x))
+
+
+def test_rows_of_any_length_must_be_finite():
+    x = FREE_ROWS["short"].copy()
+    x[7, 2] = np.nan
+    with pytest.raises(ValueError, match="row 7, length nan.* are not finite: the embeddings have diverged"):
+        cluster(x, unit_length=False)
 
 
 def test_neighbors_of_another_number_are_refused():

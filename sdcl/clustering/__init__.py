@@ -20,7 +20,7 @@ from scipy import sparse
 
 from .dbscan import dbscan_labels
 from .features import as_features
-from .jaccard import distances, steps_for
+from .jaccard import distance_graph, neighbor_weights, steps_for
 from .neighbors import Neighbors, nearest_neighbors
 
 __all__ = ["cluster", "jaccard_distance", "nearest_neighbors"]
@@ -34,33 +34,38 @@ def jaccard_distance(
     max_distance: float | None = None,
     knn: str = "exact",
     neighbors: Neighbors | None = None,
+    unit_length: bool = True,
 ) -> sparse.csr_array:
     """k-reciprocal Jaccard distance of every pair of rows (Zhong et al., CVPR 2017; method page, section 3).
 
     features: [N, d] rows of unit length, used as they are; torch (all but the result is on their device) or numpy.
+    unit_length: False takes rows of any length: neighbours by Euclidean distance, weights by inner products of the rows
+    as they are (softmax over -(2 - 2 f_i·f_j)). Slower: no half of the products is spared, and none is rounded.
     k1: neighbours that are looked at, the row itself included, clamped to N. k2: rows averaged in the query
     expansion; 1 turns it off. max_distance: store only distances up to this, which is several times faster.
     knn: "exact", or "ivf" for an approximate search on CPU with faiss (for sets too large for the exact one).
-    neighbors: `nearest_neighbors(features, k1, knn)` where it is known already, e.g. from several processes that each
-    searched a share of the rows; found here without it.
+    neighbors: `nearest_neighbors(features, k1, knn)` (and the same `unit_length`) where it is known already, e.g. from
+    several processes that each searched a share of the rows; found here without it.
 
     Neighbours of equal similarity rank by index; so copies of a row are in no special place, and a row with k1 copies
     before it is not among its own neighbours.
 
     Returns float32 [N, N], symmetric, with sorted rows. Every distance < 1 is stored, zeros on and off the diagonal
     too (so no eliminate_zeros() on it); every entry not stored is exactly 1 (or beyond max_distance).
-    Raises ValueError for features that are not finite or not of unit length, and for settings out of range.
+    Raises ValueError for features that are not finite or, if they should be, not of unit length, and for settings out
+    of range.
     """
     _check_settings(k1=k1, k2=k2)
     if max_distance is not None and not max_distance >= 0:
         raise ValueError(f"max_distance must be at least 0, not {max_distance}")
-    features = as_features(features)
+    features = as_features(features, unit_length)
     if neighbors is None:
-        neighbors = nearest_neighbors(features, k1, knn)
+        neighbors = nearest_neighbors(features, k1, knn, unit_length=unit_length)
     want = (len(features), min(k1, len(features)))
     if any(x.shape != want for x in neighbors):
         raise ValueError(f"neighbors must be two tensors {list(want)}, not {[list(x.shape) for x in neighbors]}")
-    return distances(features, neighbors, k1, k2, max_distance, steps_for(features))
+    steps = steps_for(features)
+    return distance_graph(neighbor_weights(features, neighbors, k1, k2, steps, unit_length), max_distance, steps)
 
 
 def cluster(
@@ -72,6 +77,7 @@ def cluster(
     *,
     knn: str = "exact",
     neighbors: Neighbors | None = None,
+    unit_length: bool = True,
 ) -> np.ndarray:
     """Pseudo-labels: DBSCAN on `jaccard_distance(features, k1, k2)`.
 
@@ -84,7 +90,9 @@ def cluster(
     _check_settings(min_samples=min_samples)
     if not 0 < eps < 1:
         raise ValueError(f"eps must lie between 0 and 1 (every distance is at most 1), not {eps}")
-    graph = jaccard_distance(features, k1, k2, max_distance=eps, knn=knn, neighbors=neighbors)
+    graph = jaccard_distance(
+        features, k1, k2, max_distance=eps, knn=knn, neighbors=neighbors, unit_length=unit_length
+    )
     return dbscan_labels(graph, min_samples)
 
 

@@ -31,26 +31,26 @@ def steps_for(features: Tensor) -> ModuleType:
     return steps_scipy
 
 
-def distances(
-    features: Tensor, neighbors: Neighbors, k1: int, k2: int, max_distance: float | None, steps: ModuleType
-) -> sparse.csr_array:
-    """The distances below 1, or those up to `max_distance`: float32 [N, N], symmetric.
+def neighbor_weights(
+    features: Tensor, neighbors: Neighbors, k1: int, k2: int, steps: ModuleType, unit_length: bool = True
+) -> SparseRows:
+    """V: row i holds the softmax weights of i's expanded k-reciprocal neighbours, averaged over its k2 nearest rows.
 
     neighbors: of `nearest_neighbors(features, k1)`; steps: the module `steps_scipy` or one like it.
     """
-    return distance_graph(neighbor_weights(features, neighbors, k1, k2, steps), max_distance, steps)
-
-
-def neighbor_weights(features: Tensor, neighbors: Neighbors, k1: int, k2: int, steps: ModuleType) -> SparseRows:
-    """V: row i holds the softmax weights of i's expanded k-reciprocal neighbours, averaged over its k2 nearest rows."""
     rank, similarity = neighbors
     half = min(round(k1 / 2) + 1, rank.shape[1])  # round() takes halves to the even number
     pattern = steps.expand(rank, half)
     rows = pattern.rows
-    similarities = _similarities(features, rank, similarity, rows, pattern.indices, steps)
-    # Formed in float64 and rounded once, so that a GPU's exponential is the CPU's; in [e^-4, 1]: no shift is needed.
+    if unit_length:
+        similarities = _similarities(features, rank, similarity, rows, pattern.indices, steps)
+    else:  # the lists hold distances; shifted, since their exponentials might be beyond all bounds
+        similarities = steps.inner_products(features, rows, pattern.indices)
+        largest = similarities.new_full((len(rank),), -torch.inf).scatter_reduce_(0, rows, similarities, "amax")
+        similarities = similarities - largest[rows] + 1
+    # Formed in float64 and rounded once, so that a GPU's exponential is the CPU's; in [e^-4, 1] for unit rows.
     e = torch.exp((2 * similarities - 2).double()).float().double()
-    # Their sums are whole multiples of 2^-29, so exact, in whichever order a GPU's threads add.
+    # Their sums are whole multiples of 2^-29 then, so exact, in whichever order a GPU's threads add.
     sums = torch.zeros(len(rank), dtype=torch.float64, device=e.device).index_add_(0, rows, e)
     weights = pattern._replace(values=(e / sums[rows]).float())
     return weights if k2 == 1 else steps.average(weights, rank[:, :k2].contiguous())

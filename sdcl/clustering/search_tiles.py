@@ -5,14 +5,15 @@ multiplies bfloat16 natively, and every similarity is offered to both its rows. 
 error bound of its k-th best so far, which cannot miss one of its true k best, and float32 products decide among them.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numba import njit
+from torch import Tensor
 
 from .features import NORM_TOLERANCE, PRODUCT_ERROR
-from .neighbors import Neighbors, search_torch
 from .threads import in_blocks
 
 TILE = 2048
@@ -26,61 +27,73 @@ compiled = njit(cache=True, nogil=True)
 compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 
 
-def search_tiles(features: torch.Tensor, k: int) -> Neighbors:
-    """The k best of each row of features [N, d] (on the CPU) by float32 similarity.
+def search_tiles(queries: Tensor, targets: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best targets [N, d] of each of the queries [Q, d] (on the CPU) by float32 similarity: rank int32 [Q, k],
+    best first, and similarity float32 [Q, k]. Twice as fast where the two are the same tensor.
 
-    A row with more candidates within the error bound than its buffer holds (masses of near-copies) is searched by
-    `search_torch`.
+    A row with more candidates within the error bound than its buffer holds (masses of near-copies) is left: rank -1.
     """
-    n = len(features)
-    rounded, error = _rounded(features)
+    among_itself = queries is targets
+    rows, columns, error = _rounded(queries, targets)
+    count, n = len(queries), len(targets)
     room = min(max(ROOM, 4 * k), n)
-    ids, values = np.empty((n, room), np.int32), np.empty((n, room), np.float32)
-    held, least = np.zeros(n, np.int32), np.full(n, -np.inf, np.float32)
+    ids, values = np.empty((count, room), np.int32), np.empty((count, room), np.float32)
+    held, least = np.zeros(count, np.int32), np.full(count, -np.inf, np.float32)
     slack = np.float32(2 * error)
-    product = torch.empty(TILE * TILE, dtype=rounded.dtype)
-    widened = product if rounded.dtype == torch.float32 else features.new_empty(TILE * TILE)
-    for offset in range(0, n, TILE):  # diagonal by diagonal: every row soon has candidates to measure others by
-        for top in range(0, n - offset, TILE):
-            left = top + offset
-            rows, columns = rounded[top : top + TILE], rounded[left : left + TILE]
-            shape, size = (len(rows), len(columns)), len(rows) * len(columns)
-            torch.mm(rows, columns.T, out=product[:size].view(shape))
-            if widened is not product:
-                widened[:size].copy_(product[:size])
-            tile = widened[:size].view(shape).numpy()
-            state = (ids, values, held, least, k, slack)
-            share = -(-TILE // (torch.get_num_threads() * 128)) * 128  # both passes split the tile among the threads
-            in_blocks(lambda a, b: _offer_rows(tile, top, left, a, b, *state), shape[0], share)  # noqa: B023
-            if left > top:
-                in_blocks(lambda a, b: _offer_columns(tile, top, left, a, b, *state), shape[1], share)  # noqa: B023
-    x = features.numpy()
-    rank, similarity = torch.empty(n, k, dtype=torch.int32), features.new_empty(n, k)
-    found = rank.numpy(), similarity.numpy()
-    worst = max(in_blocks(lambda a, b: _decide(x, ids, values, held, least, slack, a, b, *found), n, 1024))
-    if worst > error:  # this processor's products are worse than they ought to be: nothing found with them is certain
-        return search_torch(features, k)
-    given_up = torch.from_numpy(np.flatnonzero(held == 0))
-    if len(given_up):
-        rank[given_up], similarity[given_up] = search_torch(features, k, given_up)
+    state = (ids, values, held, least, k, slack)
+    share = -(-TILE // (torch.get_num_threads() * 128)) * 128  # the threads share a tile
+    for top, left, tile in _tiles(rows, columns, among_itself):
+        in_blocks(lambda a, b: _offer_rows(tile, top, left, a, b, *state), tile.shape[0], share)  # noqa: B023
+        if among_itself and left > top:
+            in_blocks(lambda a, b: _offer_columns(tile, top, left, a, b, *state), tile.shape[1], share)  # noqa: B023
+    rank, similarity = torch.empty(count, k, dtype=torch.int32), queries.new_empty(count, k)
+    x, y, found = queries.numpy(), targets.numpy(), (rank.numpy(), similarity.numpy())
+    worst = max(in_blocks(lambda a, b: _decide(x, y, ids, values, held, least, slack, a, b, *found), count, 1024))
+    # Where this processor's products are worse than they ought to be, nothing found with them is certain.
+    left_out = held == 0 if worst <= error else np.ones(count, bool)
+    rank[left_out], similarity[left_out] = -1, -np.inf
     return rank, similarity
 
 
-def _rounded(features: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The features as they are multiplied, and a bound on the error of a product of two of its rows."""
-    if not _native_bfloat16():
-        return features, PRODUCT_ERROR
-    rounded = features.to(torch.bfloat16)
-    e = max(
-        float(torch.linalg.vector_norm(a - b.float(), dim=1).max())
-        for a, b in zip(features.split(4096), rounded.split(4096), strict=True)
-    )
-    e *= 1 + 1e-4  # for the rounding in its own computation
+def _tiles(rows: Tensor, columns: Tensor, among_itself: bool) -> Iterator[tuple[int, int, np.ndarray]]:
+    """First row, first column and similarities float32 of one tile after another, in one buffer; only those on and
+    above the diagonal among itself, diagonal by diagonal: every row soon has candidates to measure others by."""
+    n = len(columns)
+    product = torch.empty(TILE * TILE, dtype=rows.dtype)
+    widened = product if rows.dtype == torch.float32 else torch.empty(TILE * TILE, dtype=torch.float32)
+    if among_itself:
+        corners = [(top, top + offset) for offset in range(0, n, TILE) for top in range(0, n - offset, TILE)]
+    else:
+        corners = [(top, left) for top in range(0, len(rows), TILE) for left in range(0, n, TILE)]
+    for top, left in corners:
+        a, b = rows[top : top + TILE], columns[left : left + TILE]
+        shape, size = (len(a), len(b)), len(a) * len(b)
+        torch.mm(a, b.T, out=product[:size].view(shape))
+        if widened is not product:
+            widened[:size].copy_(product[:size])
+        yield top, left, widened[:size].view(shape).numpy()
+
+
+def _rounded(queries: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Both as they are multiplied, and a bound on the error of a product of two of their rows."""
     length = 1 + NORM_TOLERANCE
-    inputs = e * (2 * length + e)  # |x·y - x'·y'| <= |x - x'| |y| + |x'| |y - y'|
-    sums = features.shape[1] * 2.0**-23  # d float32 additions of terms that add up to about 1 at most
-    output = (length + e) ** 2 * 2.0**-9  # the product is rounded to bfloat16's 8 bits
-    return rounded, inputs + sums + output
+    longer = any(float(torch.linalg.vector_norm(x, dim=1).max()) > length for x in (queries, targets))
+    if longer or not _native_bfloat16():
+        return queries, targets, PRODUCT_ERROR
+    rows = queries.to(torch.bfloat16)
+    columns = rows if queries is targets else targets.to(torch.bfloat16)
+    e, f = _rounding_error(queries, rows), _rounding_error(targets, columns)
+    inputs = e * length + length * f + e * f  # |x·y - x'·y'| <= |x - x'| |y| + |x'| |y - y'|
+    sums = queries.shape[1] * 2.0**-23  # d float32 additions of terms that add up to about 1 at most
+    output = (length + e) * (length + f) * 2.0**-9  # the product is rounded to bfloat16's 8 bits
+    return rows, columns, inputs + sums + output
+
+
+def _rounding_error(x: Tensor, rounded: Tensor) -> float:
+    """Largest distance of a row from its rounded form."""
+    parts = zip(x.split(4096), rounded.split(4096), strict=True)
+    e = max(float(torch.linalg.vector_norm(a - b.float(), dim=1).max()) for a, b in parts)
+    return e * (1 + 1e-4)  # for the rounding in its own computation
 
 
 def _native_bfloat16() -> bool:
@@ -187,7 +200,7 @@ def _dot(a, b):
 
 
 @compiled
-def _decide(x, ids, values, held, least, slack, start, stop, rank, similarity):
+def _decide(x, y, ids, values, held, least, slack, start, stop, rank, similarity):
     """Ranks the candidates of rows start … stop by float32 products; returns the largest error that it sees."""
     k = rank.shape[1]
     worst = np.float32(0)
@@ -197,7 +210,7 @@ def _decide(x, ids, values, held, least, slack, start, stop, rank, similarity):
         _prune(q, ids, values, held, least, k, slack)
         filled = 0
         for p in range(held[q]):
-            s = _dot(x[q], x[ids[q, p]])
+            s = _dot(x[q], y[ids[q, p]])
             worst = max(worst, abs(s - values[q, p]))
             if filled < k:
                 filled += 1

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .features import inner_products_by_torch as inner_products
+from .features import inner_products
 from .sparse_rows import SparseRows, look_up
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
