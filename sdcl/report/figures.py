@@ -260,7 +260,8 @@ def _finish(figure: Figure, axes: Sequence[Axes], run: RunFiles, top: float | No
             ax.axvline(first - 0.5, color="#8d8d97", linewidth=0.9, linestyle=(0, (4, 3)))
             ax.annotate(name, (first - 0.5, 0.99), xycoords=("data", "axes fraction"), fontsize=8, color="#6a6a74",
                         xytext=(3, 0), textcoords="offset points", va="top")  # fmt: skip
-        ax.legend(loc="best")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="best")
     return figure
 
 
