@@ -1,5 +1,5 @@
-"""The page for a stranger's method: its code is trained, stopped, resumed, tested, reported, compared and exported as it
-stands, by the shared programs."""
+"""The page for a method of one's own: its code is trained, stopped, resumed, tested, reported, compared and exported
+as it stands, by the shared programs."""
 
 import gc
 import importlib
