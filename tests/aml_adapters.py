@@ -9,7 +9,7 @@ from torch import Tensor
 from sdcl.aml import losses
 from sdcl.aml.labels import centers, kmeans, unify
 from sdcl.aml.losses import circle_logits, hard_triplet, smoothed_cross_entropy
-from sdcl.aml.network import Network
+from sdcl.aml.network import Network, make_classifiers
 from sdcl.aml.phases import published
 from sdcl.aml.schedule import make_optimizer
 from sdcl.aml.views import one_channel, views
@@ -28,7 +28,9 @@ TERMS2 = ("m1_cls_loss", "m2_cls_loss", "kl_loss", "sim_loss")
 
 
 def network(stage: int, weights: Weights) -> Network:
-    net = Network(classes=len(weights["classifier.weight"]) if stage == 1 else None)
+    net = Network()
+    if stage == 1:
+        net.classifier = make_classifiers(net.dim, len(weights["classifier.weight"]))[0]
     state = dict(net.state_dict())
     for name, value in weights.items():
         if name in state:
@@ -36,17 +38,18 @@ def network(stage: int, weights: Weights) -> Network:
         elif name != "classifier.weight":
             raise KeyError(f"the network has no tensor {name}")
     net.load_state_dict(state)
+    net.stage.fill_(stage)
     return net.to(weights["conv1.weight"].device)
 
 
 def test_features(
     stage: int, first: Weights, second: Weights, images: Tensor, channels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A1: of the image alone, without its flip."""
+    """A1: of the image alone, without its mirror image."""
     nets = [network(stage, w).eval() for w in (first, second)]
     with torch.no_grad():
         seen = images, one_channel(images, channels)
-        p1, p2 = (net.test_features(x, stage) for net, x in zip(nets, seen, strict=True))
+        p1, p2 = (net.test_features(x) for net, x in zip(nets, seen, strict=True))
     return p1, p2
 
 
@@ -65,7 +68,7 @@ def train_forward(
     out = net(images)
     loss, result = (out * weight_features).sum(), {"features": out}
     if stage == 1:
-        result["logits"] = net.logits(out, targets)
+        result["logits"] = circle_logits(out, net.classifier.weight, targets)
         loss = loss + (result["logits"] * weight_logits).sum()
     loss.backward()
     parameters, state = dict(net.named_parameters()), net.state_dict()

@@ -45,7 +45,7 @@ def test_phases():
 
 def test_adam_decays_the_gradient_of_every_trained_parameter_with_one():
     """First step of Adam: lr·g/(|g| + eps) with g the gradient plus decay·weight, so its sign alone counts."""
-    net = Network(blocks=(1, 1, 1, 1), width=4)
+    net = Network((1, 1, 1, 1), 4)
     optimizer = make_optimizer(net.parameters(), 0.1, weight_decay=1.0)
     taken = sum(len(group["params"]) for group in optimizer.param_groups)
     assert taken == sum(p.requires_grad for p in net.parameters())

@@ -145,24 +145,24 @@ def stage1_losses(
         kl_weight: 0 in the first pass, where no logits are taught; 0.1 in the second.
 
     Returns:
-        terms: cross-entropy and triplet of A, B, C; then KL and SIM of C taught by A ("12") and B taught by C ("21").
+        terms: cross-entropy and triplet of A, B, C; then KL and SIM of C taught by A (`_12`) and B taught by C (`_21`).
     """
     features = {
-        "1 visible": (first_visible, first_classifier),
-        "1 transformed": (first_transformed, first_classifier),
-        "2 transformed": (second_transformed, second_classifier),
+        "1_visible": (first_visible, first_classifier),
+        "1_transformed": (first_transformed, first_classifier),
+        "2_transformed": (second_transformed, second_classifier),
     }
     logits, terms = {}, {}
     for name, (x, classifier) in features.items():
         logits[name] = circle_logits(x, classifier, targets, scale, margin)
-        terms[f"cross-entropy {name}"] = smoothed_cross_entropy(logits[name], targets, smoothing)
-        terms[f"triplet {name}"] = hard_triplet(x, targets)
+        terms[f"cross_entropy_{name}"] = smoothed_cross_entropy(logits[name], targets, smoothing)
+        terms[f"triplet_{name}"] = hard_triplet(x, targets)
     a, b, c = logits.values()
     zero = first_visible.new_zeros(())
-    terms["KL 12"] = kl_weight * divergence(c, a) if kl_weight else zero
-    terms["KL 21"] = kl_weight * divergence(b, c) if kl_weight else zero
-    terms["SIM 12"] = similarity_weight * similarity_gap(second_transformed, first_visible)
-    terms["SIM 21"] = similarity_weight * similarity_gap(first_transformed, second_transformed)
+    terms["kl_12"] = kl_weight * divergence(c, a) if kl_weight else zero
+    terms["kl_21"] = kl_weight * divergence(b, c) if kl_weight else zero
+    terms["sim_12"] = similarity_weight * similarity_gap(second_transformed, first_visible)
+    terms["sim_21"] = similarity_weight * similarity_gap(first_transformed, second_transformed)
     return _summed(terms)
 
 
@@ -186,9 +186,9 @@ def stage2_losses(
     """
     z = [memory(x, targets) for memory, x in zip(memories, (first, second), strict=True)]
     y = targets.to(first.device, non_blocking=True)
-    terms = {f"cross-entropy {k}": _cross_entropy(logits, y) for k, logits in enumerate(z, 1)}
-    terms["KL"] = kl_weight * mutual_divergence(*z)
-    terms["SIM"] = similarity_weight * distance_gap(first, second)
+    terms = {f"cross_entropy_{k}": _cross_entropy(logits, y) for k, logits in enumerate(z, 1)}
+    terms["kl"] = kl_weight * mutual_divergence(*z)
+    terms["sim"] = similarity_weight * distance_gap(first, second)
     return _summed(terms)
 
 

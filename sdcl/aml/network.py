@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from sdcl.aml.losses import circle_logits
 from sdcl.aml.views import one_channel
 
-__all__ = ["BACKBONE", "GeneralizedMeanPool", "Network", "embed_pair"]
+__all__ = ["BACKBONE", "GeneralizedMeanPool", "Network", "Pair", "embed_pair", "make_classifiers"]
 
 BACKBONE = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 """Names of the tensors that go from stage 1 to stage 2 begin with one of these (section 6, "Hand-over")."""
@@ -33,20 +32,27 @@ class GeneralizedMeanPool(nn.Module):
 
 
 class Network(nn.Module):
-    """Images to features; tensors named as in torchvision's ResNet, plus `pool.p`, `neck.*` and `classifier.weight`.
+    """Images to features; tensors named as in torchvision's ResNet, plus `pool.p`, `neck.*` and `stage`.
 
     torchvision's v1.5 (stride in the 3×3 convolution) with stride 1 in the last stage, so that 384×128 pixels give
     24×8 positions. The published settings ask for non-local blocks too, but the published network is assembled without
     them (section 13.1), and so is this one.
 
     Args:
-        classes: of the source's pseudo-labels, for stage 1; None: no classifier.
         blocks: of each of the four layers; ResNet-50 by default.
-        width: channels of the first convolution, 64 in ResNet-50; features have 32 times as many.
+        width: channels of the first convolution, 64 in ResNet-50; features have 32 times as many (`dim`).
+        feature_norm: of test features. 1 divides by the sum of absolute values, as the published program does (an L1
+            norm where L2 was surely meant; it shapes the results, section 13.2), 2 by the length.
+
+    Attributes:
+        stage: int64 buffer, 1 or 2: whose test features these weights have.
     """
 
-    def __init__(self, classes: int | None = None, blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64) -> None:
+    stage: Tensor
+
+    def __init__(self, blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, feature_norm: int = 1) -> None:
         super().__init__()
+        self.dim, self.feature_norm = 32 * width, feature_norm
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -55,12 +61,17 @@ class Network(nn.Module):
         self.layer3 = _layer(8 * width, 4 * width, blocks[2], stride=2)
         self.layer4 = _layer(16 * width, 8 * width, blocks[3], stride=1)
         self.pool = GeneralizedMeanPool()
-        self.dim = 32 * width
         self.neck = nn.BatchNorm1d(self.dim)
-        nn.init.normal_(self.neck.weight, 1.0, 0.02)
         self.neck.bias.requires_grad_(False)
-        # nn.Linear's own first weights are uniform within ±1/√dim, as section 1 wants them
-        self.classifier = nn.Linear(self.dim, classes, bias=False) if classes is not None else None
+        self.register_buffer("stage", torch.tensor(1))
+        self.begin_head()
+
+    @torch.no_grad()
+    def begin_head(self) -> None:
+        """Pooling exponent and neck as they begin: p = 3, weight from N(1, 0.02), bias and mean 0, variance 1."""
+        self.pool.p.fill_(3.0)
+        self.neck.reset_parameters()
+        nn.init.normal_(self.neck.weight, 1.0, 0.02)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to features before the neck, float32 [B, dim]."""
@@ -73,37 +84,46 @@ class Network(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return self.neck(pooled)
 
-    def logits(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Circle logits [B, classes] of features [B, dim] and targets int64 [B]; ValueError without a classifier."""
-        if self.classifier is None:
-            raise ValueError("this network was made without a classifier: Network(classes=…) has one")
-        return circle_logits(features, self.classifier.weight, targets)
+    def test_features(self, x: Tensor) -> Tensor:
+        """What clustering and tests use of normalised images [B, 3, H, W] (section 3): [B, dim] of norm 1.
 
-    def test_features(self, x: Tensor, stage: int, norm: int = 1) -> Tensor:
-        """What clustering and tests use of normalised images [B, 3, H, W] (section 3): [B, dim].
-
-        Stage 1: pooled, before the neck; stage 2: the neck's output. norm 1 divides by the sum of absolute values, as
-        the published program does (an L1 norm where L2 was surely meant; it shapes the results, section 13.2), norm 2
-        by the length. The network should be in evaluation mode.
+        Of weights of stage 1 the features before the neck, of stage 2 the neck's output; the network should be in
+        evaluation mode.
         """
-        return F.normalize(self.pooled(x) if stage == 1 else self(x), p=norm, dim=1)
+        return F.normalize(self.pooled(x) if int(self.stage) == 1 else self(x), p=self.feature_norm, dim=1)
 
 
-def embed_pair(first: Network, second: Network, x: Tensor, channels: Tensor, stage: int, norm: int = 1) -> Tensor:
+class Pair(nn.Module):
+    """Networks 1 and 2: one architecture, nothing shared. Network 1 alone is tested."""
+
+    def __init__(self, first: Network, second: Network) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        return self.first, self.second
+
+
+def make_classifiers(dim: int, classes: int) -> nn.ModuleList:
+    """Those of networks 1 and 2 for stage 1, weights [classes, dim] uniform within ±1/√dim, as nn.Linear begins."""
+    return nn.ModuleList(nn.Linear(dim, classes, bias=False) for _ in range(2))
+
+
+def embed_pair(pair: Pair, x: Tensor, channels: Tensor) -> Tensor:
     """Test features of both networks, [p1 ; p2]: [B, 2·dim] of normalised images x [B, 3, H, W] (section 3).
 
-    Network 1 sees x, network 2 its channel view; each row is the mean over the image and its horizontal flip, taken
-    after the division by the norm, and of no particular length.
+    Network 1 sees x, network 2 its channel view; each row is the mean over the image and its mirror image, taken after
+    the division by the norm, and of no particular length.
 
     Args:
-        channels: int64 [B, 2], 0 … 2: what network 2 sees of the image and of its flip. Drawn at random in tests and
+        channels: int64 [B, 2], 0 … 2: what network 2 sees of the image and of its mirror image. Drawn at random in
             clustering too, as in the published runs (section 13.5).
-        stage, norm: as `Network.test_features` takes them.
     """
     sides = []
     for k, view in enumerate((x, x.flip(3))):
-        p1 = first.test_features(view, stage, norm)
-        p2 = second.test_features(one_channel(view, channels[:, k]), stage, norm)
+        p1 = pair.first.test_features(view)
+        p2 = pair.second.test_features(one_channel(view, channels[:, k]))
         sides.append(torch.cat([p1, p2], dim=1))
     return (sides[0] + sides[1]) / 2
 

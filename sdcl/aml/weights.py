@@ -6,20 +6,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sdcl.aml.network import BACKBONE, Network
 from sdcl.errors import UserError
 from sdcl.tensor_files import fill, read_weights, tensors_in
 
-__all__ = ["backbone_names", "hand_over", "load_imagenet", "load_published", "published_stage"]
+__all__ = ["backbone_names", "load_imagenet", "load_published", "published_stage"]
 
 COUNTER = "num_batches_tracked"  # of batch normalisation; older files have none, and nothing here uses it
 BESIDE_LAYERS = {"conv1": "backbone.0", "bn1": "backbone.1", "layer1": "backbone.4", "layer2": "backbone.5",
                  "layer3": "backbone.6", "layer4": "backbone.7"}  # fmt: skip
 BEHIND_BACKBONE = {
-    1: {"pool": "pool.0", "neck": "head.bnneck", "classifier": "head.classifier"},
+    1: {"pool": "pool.0", "neck": "head.bnneck"},
     2: {"pool": "b1_pool.0", "neck": "b1_head.bnneck"},
 }
 """What follows the backbone, in each stage's files. Stage 2's hold an unused second branch and classifier besides."""
@@ -56,10 +55,11 @@ def published_stage(entries: Mapping[str, Tensor]) -> int | None:
     return next((s for s, names in BEHIND_BACKBONE.items() if f"model1.{names['pool']}.p" in entries), None)
 
 
-def load_published(path: str | Path, **shape: object) -> tuple[int, Network, Network]:
-    """A checkpoint of the published program: its stage, and networks 1 and 2 with its weights.
+def load_published(path: str | Path, first: Network, second: Network | None = None) -> list[Tensor]:
+    """A checkpoint of the published program into network 1 and, if it is given, network 2; their `stage` is set.
 
-    shape: `Network`'s blocks and width, ResNet-50 by default. In stage 2 there is no classifier.
+    Returns:
+        the classifiers' weights [classes, dim] of networks 1 and 2 in a file of stage 1; none in one of stage 2.
 
     Raises:
         UserError: not readable, no such checkpoint, or tensors missing, of another shape or not finite.
@@ -67,34 +67,19 @@ def load_published(path: str | Path, **shape: object) -> tuple[int, Network, Net
     source = tensors_in(read_weights(path).get("model"))
     stage = published_stage(source)
     if stage is None:
-        raise UserError(f"{path} is no checkpoint of the published AML program: no model1.backbone.0.weight with "
-                        "model1.pool.0.p (stage 1) or model1.b1_pool.0.p (stage 2)")
-    weight = source.get("model1.head.classifier.weight")
-    classes = len(weight) if stage == 1 and weight is not None else None
-    networks = []
-    for k in (1, 2):
-        network = Network(classes, **shape)  # type: ignore[arg-type]
-        names = {n: _published_name(n, stage, k) for n in network.state_dict() if not n.endswith(COUNTER)}
-        fill(network, source, names, path, [])
-        networks.append(network)
-    return stage, networks[0], networks[1]
+        raise UserError(
+            f"{path} is no checkpoint of the published AML program: no model1.backbone.0.weight with model1.pool.0.p "
+            "(stage 1) or model1.b1_pool.0.p (stage 2)"
+        )
+    networks = {1: first} if second is None else {1: first, 2: second}
+    for number, network in networks.items():
+        own = (n for n in network.state_dict() if n != "stage" and not n.endswith(COUNTER))
+        fill(network, source, {n: _published_name(n, stage, number) for n in own}, path, [])
+        network.stage.fill_(stage)
+    names = [f"model{number}.head.classifier.weight" for number in networks] if stage == 1 else []
+    return [source[name] for name in names if name in source]
 
 
 def _published_name(name: str, stage: int, number: int) -> str:
     head, _, rest = name.partition(".")
     return f"model{number}.{(BESIDE_LAYERS | BEHIND_BACKBONE[stage])[head]}.{rest}"
-
-
-def hand_over(network: Network, state: Mapping[str, Tensor], everything: bool) -> None:
-    """Weights of the phase before into a network that begins a phase (section 6, "Hand-over").
-
-    everything: all tensors; else the backbone alone: neck and pooling exponent of stage 1 are lost on the way to
-    stage 2, since the published files name them otherwise (section 13.3), and start afresh.
-
-    Raises KeyError when a tensor is missing.
-    """
-    own = network.state_dict()
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if everything or name.startswith(BACKBONE):
-                tensor.copy_(state[name])
