@@ -9,9 +9,10 @@ from torch import Tensor
 from sdcl.aml import losses
 from sdcl.aml.labels import centers, kmeans, unify
 from sdcl.aml.losses import circle_logits, hard_triplet, smoothed_cross_entropy
-from sdcl.aml.network import Network, make_classifiers
-from sdcl.aml.phases import published
+from sdcl.aml.network import Classifiers, Network
+from sdcl.aml.presets import PRESETS
 from sdcl.aml.schedule import make_optimizer
+from sdcl.aml.settings import Phase
 from sdcl.aml.views import one_channel, views
 from sdcl.evaluation import identity_metrics, sysu_metrics, sysu_official_gallery
 from sdcl.memory import ClusterLogits
@@ -30,7 +31,7 @@ TERMS2 = ("m1_cls_loss", "m2_cls_loss", "kl_loss", "sim_loss")
 def network(stage: int, weights: Weights) -> Network:
     net = Network()
     if stage == 1:
-        net.classifier = make_classifiers(net.dim, len(weights["classifier.weight"]))[0]
+        net.classifier = Classifiers(net.dim, len(weights["classifier.weight"]))[0]
     state = dict(net.state_dict())
     for name, value in weights.items():
         if name in state:
@@ -100,7 +101,7 @@ def stage2_step(
 
 def learning_rate(stage: int, iteration: int) -> float:
     """A6."""
-    return published("sysu", "source" if stage == 1 else "target_dbscan").schedule.rate(iteration)
+    return PRESETS["sysu"].at("source" if stage == 1 else "target_dbscan").schedule.rate(iteration)
 
 
 official_gallery = sysu_official_gallery
@@ -164,6 +165,6 @@ def step(
     }
 
 
-def settings(dataset: str, phase: str) -> dict[str, Any]:
+def settings(dataset: str, phase: Phase) -> dict[str, Any]:
     """A12."""
-    return vars(published(dataset, phase))
+    return vars(PRESETS[dataset].at(phase))

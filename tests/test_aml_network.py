@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
-from sdcl.aml.network import GeneralizedMeanPool, Network, Pair, embed_pair, make_classifiers
+from sdcl.aml.network import Classifiers, GeneralizedMeanPool, Network, Pair, embed_pair
 from sdcl.aml.views import normalise, one_channel, views
 from sdcl.aml.weights import backbone_names, load_imagenet, load_published
 from sdcl.errors import UserError
@@ -52,7 +52,7 @@ def test_what_learns():
     net = small()
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen == ["neck.bias"]
-    weights = [c.weight for c in make_classifiers(net.dim, 5)]
+    weights = [c.weight for c in Classifiers(net.dim, 5)]
     assert [tuple(w.shape) for w in weights] == [(5, net.dim)] * 2 and not torch.equal(*weights)
     assert max(float(w.detach().abs().max()) for w in weights) <= net.dim**-0.5
 

@@ -11,7 +11,7 @@ from torchvision.models.resnet import Bottleneck
 
 from sdcl.aml.views import one_channel
 
-__all__ = ["BACKBONE", "GeneralizedMeanPool", "Network", "Pair", "embed_pair", "make_classifiers"]
+__all__ = ["BACKBONE", "Classifiers", "GeneralizedMeanPool", "Network", "Pair", "embed_pair"]
 
 BACKBONE = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 """Names of the tensors that go from stage 1 to stage 2 begin with one of these (section 6, "Hand-over")."""
@@ -105,9 +105,11 @@ class Pair(nn.Module):
         return self.first, self.second
 
 
-def make_classifiers(dim: int, classes: int) -> nn.ModuleList:
-    """Those of networks 1 and 2 for stage 1, weights [classes, dim] uniform within ±1/√dim, as nn.Linear begins."""
-    return nn.ModuleList(nn.Linear(dim, classes, bias=False) for _ in range(2))
+class Classifiers(nn.ModuleList):
+    """Those of networks 1 and 2 for stage 1: weights [classes, dim], uniform within ±1/√dim as nn.Linear begins."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__(nn.Linear(dim, classes, bias=False) for _ in range(2))
 
 
 def embed_pair(pair: Pair, x: Tensor, channels: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
-__all__ = ["Schedule", "make_optimizer"]
+__all__ = ["Schedule", "make_optimizer", "take_step"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float, wei
     """Adam over the parameters of both networks, weight decay added to the gradient (not decoupled) of every trained
     one, the pooling exponent and the neck's weight included. Parameters without a gradient are not decayed."""
     return Adam([p for p in parameters if p.requires_grad], lr=learning_rate, weight_decay=weight_decay)
+
+
+def take_step(optimizer: Adam, loss: Tensor, rate: float) -> None:
+    """Gradients of a loss, and one step at this rate for everything that the optimiser holds."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

@@ -117,7 +117,7 @@ class _Placed(Sampler[tuple[int, list[int]]]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        place = 0
+        place = getattr(self.batches, "first_place", 0)
         for rows in self.batches:
             yield place, rows
             place += len(rows)

@@ -36,6 +36,7 @@ class RandomErasing:
     area_range = (0.02, 0.4)
     aspect_range = (0.3, 1 / 0.3)
     tries = 100
+    colour = ERASED
 
     def __call__(self, image: Tensor) -> Tensor:
         if _uniform(0, 1) >= self.probability:
@@ -48,7 +49,7 @@ class RandomErasing:
             if h < height and w < width:
                 top, left = _below(height - h + 1), _below(width - w + 1)
                 image = image.clone()
-                image[:, top : top + h, left : left + w] = image.new_tensor(ERASED)[:, None, None]
+                image[:, top : top + h, left : left + w] = image.new_tensor(self.colour)[:, None, None]
                 return image
         return image
 

@@ -1,0 +1,53 @@
+"""AML's published settings for each target, and those of a demo on drawn people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdcl.aml.settings import Config, ModelConfig
+
+__all__ = ["PRESETS"]
+
+IMAGENET = ModelConfig(pretrained=Path("pretrained/resnet50-0676ba61.pth"))
+
+PRESETS: dict[str, Config] = {
+    "sysu": Config(dataset="sysu", data_dir=Path("data/sysu"), run_dir=Path("runs/aml-sysu"), model=IMAGENET),
+    # Its training images have no identities to compare with.
+    "sysu02": Config(
+        dataset="sysu02", data_dir=Path("data/sysu02"), run_dir=Path("runs/aml-sysu02"), model=IMAGENET, truth=False
+    ),
+    "regdb": Config(
+        dataset="regdb",
+        data_dir=Path("data/regdb"),
+        run_dir=Path("runs/aml-regdb"),
+        model=IMAGENET,
+        recluster_every=200,
+    ),
+    # A small ResNet on drawn people, for a laptop: the same code path, other sizes. Source people are drawn in visible
+    # light, and their infrared views by another camera stand for the images that a diffusion model generated.
+    "demo": Config(
+        dataset="sysu",
+        data_dir=Path("data/demo"),
+        run_dir=Path("runs/aml-demo"),
+        source_dir=Path("data/demo-source"),
+        model=ModelConfig(image_height=96, image_width=48, blocks=(1, 1, 1, 1), channels=16),
+        galleries="seeded",
+        published_counts=False,
+        synthetic_seed=0,
+        workers=0,
+        embedding_batch=128,
+        precision="fp32",
+        crop_padding=3,
+        instances=4,
+        source_batch=32,
+        target_batch=32,
+        source_iterations=400,
+        target_iterations=200,
+        warmup_iterations=50,
+        source_delay_iterations=240,
+        target_delay_iterations=50,
+        save_every=100,
+        evaluate_every=100,
+        clusters=45,
+    ),
+}
