@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from sdcl.aml import losses
@@ -14,6 +15,7 @@ from sdcl.aml.presets import PRESETS
 from sdcl.aml.schedule import make_optimizer
 from sdcl.aml.settings import Phase
 from sdcl.aml.views import one_channel, views
+from sdcl.clustering import cluster, jaccard_distance
 from sdcl.evaluation import identity_metrics, sysu_metrics, sysu_official_gallery
 from sdcl.memory import ClusterLogits
 
@@ -122,6 +124,16 @@ def two_set_test(
     """A8."""
     got = identity_metrics(-torch.cdist(query.double(), gallery.double()), query_ids, gallery_ids)
     return got.cmc, got.mAP
+
+
+def jaccard(features: Tensor, k1: int, k2: int) -> sparse.csr_array:
+    """A9."""
+    return jaccard_distance(features, k1, k2, unit_length=False)
+
+
+def dbscan(features: Tensor, eps: float, k1: int, k2: int) -> Tensor:
+    """A9."""
+    return torch.as_tensor(cluster(features, eps, k1=k1, k2=k2, unit_length=False))
 
 
 def step(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 GRADIENTS = {"A2": 1.5e-2}
 
 
-@pytest.mark.parametrize("case", ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A10"])
+@pytest.mark.parametrize("case", ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10"])
 def test_case(golden, case):
     folder = golden / "aml"
     if not (folder / "check_aml.py").exists():

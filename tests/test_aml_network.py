@@ -52,7 +52,7 @@ def test_what_learns():
     net = small()
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen == ["neck.bias"]
-    weights = [c.weight for c in Classifiers(net.dim, 5)]
+    weights = Classifiers(net.dim, 5).weights
     assert [tuple(w.shape) for w in weights] == [(5, net.dim)] * 2 and not torch.equal(*weights)
     assert max(float(w.detach().abs().max()) for w in weights) <= net.dim**-0.5
 
@@ -87,7 +87,7 @@ def test_a_head_that_begins_again():
     net.neck.running_mean.fill_(5.0)
     net.neck.weight.data.fill_(9.0)
     net.begin_head()
-    assert float(net.pool.p) == 3.0 and not net.neck.running_mean.any() and net.neck.running_var.eq(1).all()
+    assert float(net.pool.p.detach()) == 3.0 and not net.neck.running_mean.any() and net.neck.running_var.eq(1).all()
     assert net.neck.weight.std() > 0 and float((net.neck.weight - 1).abs().max()) < 0.1
     assert not net.neck.bias.requires_grad
 

@@ -58,7 +58,7 @@ class LabelBatches(PseudoIdentityBatches):
 
 
 class _Erasing(RandomErasing):
-    colour = tuple(255 * mean for mean in MEAN)  # 0 once it is normalised
+    colour = 255 * MEAN[0], 255 * MEAN[1], 255 * MEAN[2]  # 0 once it is normalised
 
 
 class TrainingView:

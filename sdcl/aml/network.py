@@ -111,6 +111,11 @@ class Classifiers(nn.ModuleList):
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__(nn.Linear(dim, classes, bias=False) for _ in range(2))
 
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """[classes, dim] of network 1 and network 2."""
+        return self[0].get_parameter("weight"), self[1].get_parameter("weight")
+
 
 def embed_pair(pair: Pair, x: Tensor, channels: Tensor) -> Tensor:
     """Test features of both networks, [p1 ; p2]: [B, 2·dim] of normalised images x [B, 3, H, W] (section 3).

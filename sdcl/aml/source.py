@@ -39,13 +39,11 @@ def source_losses(
     visible, transformed = views(pixels[:, :3], pixels[:, 3:], channels, settings.generated_share)
     with distributed.autocast(pixels.device, precision):
         a, b, c = pair.first(visible), pair.first(transformed), pair.second(transformed)
-    first, second = (classifier.weight for classifier in classifiers)
     return stage1_losses(
         a,
         b,
         c,
-        first,
-        second,
+        *classifiers.weights,
         targets,
         settings.kl_weight,
         settings.similarity_weight,
