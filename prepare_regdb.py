@@ -9,8 +9,7 @@ cannot be read, 2 the data set is missing or malformed.
 
 from sdcl.data import regdb
 from sdcl.data.prepare import prepare_program
-from sdcl.data.verify import verify_regdb
 from sdcl.errors import run_program
 
 if __name__ == "__main__":
-    run_program(lambda: prepare_program(__doc__, "data/regdb", regdb.prepare, verify_regdb))
+    run_program(lambda: prepare_program(__doc__, "data/regdb", regdb.prepare, regdb.verify))

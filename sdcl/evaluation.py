@@ -337,7 +337,7 @@ def sysu_official_gallery(root: str | os.PathLike[str], mode: str, trial: int, s
     if operator.index(trial) not in range(10):
         raise ValueError(f"the official galleries have the trials 0…9, but trial is {trial}")
     cameras = _visible_cameras(mode)
-    orders = _official_orders(Path(root) / "exp" / "rand_perm_cam.mat")
+    orders = official_orders(Path(root) / "exp" / "rand_perm_cam.mat")
     images = []
     for identity, camera, paths in _folders(Path(root), cameras):
         order = orders(identity, camera, trial)
@@ -348,7 +348,7 @@ def sysu_official_gallery(root: str | os.PathLike[str], mode: str, trial: int, s
     return images
 
 
-def _official_orders(file: Path) -> Callable[[int, int, int], list[int]]:
+def official_orders(file: Path) -> Callable[[int, int, int], list[int]]:
     """(identity, camera, trial) -> the images of a folder in the trial's order, as positions from 1 in the sorted list;
     none where the file has no such folder."""
     from scipy.io import loadmat  # here, so that the other functions do not need SciPy

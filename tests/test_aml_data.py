@@ -11,7 +11,7 @@ import torch
 from scipy.io import loadmat, savemat
 
 from sdcl.data import market_gen, sysu02
-from sdcl.data.inventory import take_inventory
+from sdcl.data.sysu import take_inventory
 from sdcl.errors import UserError
 
 REAL_LISTS = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).parents[2] / "shared" / "golden")).parent / "data"

@@ -16,7 +16,8 @@ from PIL import Image
 from sdcl.config import PRESETS
 from sdcl.data import cache
 from sdcl.data.cache import CachedImages, build_caches, pixel_reader
-from sdcl.data.loading import evaluation_loader, open_image
+from sdcl.data.images import open_image
+from sdcl.data.loading import evaluation_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import evaluation_transform, normalize_bytes
 from sdcl.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_sets import make_regdb, make_sysu, remove, save_image, write
 
-from sdcl.data import records as records_module
+from sdcl.data import prepare as prepare_module
 from sdcl.data import regdb, sysu
 from sdcl.errors import UserError, run_program
 
@@ -113,8 +113,8 @@ def test_failures_of_writing(tmp_path: Path, monkeypatch, code: int, message: st
     def fail(source, destination):
         raise OSError(code, os.strerror(code), destination)
 
-    monkeypatch.setattr(records_module.os, "link", fail)
-    monkeypatch.setattr(records_module.shutil, "copyfile", fail)
+    monkeypatch.setattr(prepare_module.os, "link", fail)
+    monkeypatch.setattr(prepare_module.shutil, "copyfile", fail)
     with pytest.raises(UserError, match=message):
         sysu.prepare(make_sysu(tmp_path), progress=False)
 

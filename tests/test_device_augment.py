@@ -17,7 +17,7 @@ from sdcl.config import PRESETS
 from sdcl.data import device_augment as on_device
 from sdcl.data import transforms
 from sdcl.data.device_augment import CONTRAST, GREYED, HUE, Draws, draw
-from sdcl.data.loading import open_image
+from sdcl.data.images import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.data.transforms import InfraredTransform, VisibleTransform

@@ -15,7 +15,6 @@ from sdcl.config import PRESETS, Config
 from sdcl.data import folder
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.training_set import load_training_set
-from sdcl.data.verify import verify_folder
 from sdcl.errors import UserError
 from sdcl.frame.retrieval import chance_table, evaluate, load_test_set
 from sdcl.models import Embeddings
@@ -123,7 +122,7 @@ def test_both_directions_cover_the_whole_gallery(tmp_path: Path) -> None:
         ["query/2_c1_rgb.png"],
         ["bounding_box_test/1_c1_x_ir.png", "bounding_box_test/2_c1_x_ir.png"],
     ]
-    counts = {row.what: row.found for row in verify_folder(tmp_path).rows}
+    counts = {row.what: row.found for row in folder.verify(tmp_path).rows}
     assert counts["infrared to visible, gallery images"] == 3 and counts["visible to infrared, queries"] == 1
     assert counts["infrared to visible, identities in both"] == 2 and counts["visible cameras"] == "1"
 

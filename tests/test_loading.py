@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdcl.data.loading import evaluation_loader, open_image, training_loader
+from sdcl.data.images import open_image
+from sdcl.data.loading import evaluation_loader, training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.data.transforms import InfraredTransform, VisibleTransform, evaluation_transform

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_sets import make_regdb, make_sysu, save_image
 
-from sdcl.data import records as records_module
+from sdcl.data import prepare as prepare_module
 from sdcl.data import regdb, sysu
 from sdcl.data.records import ImageRecord, market_records
-from sdcl.data.verify import verify_sysu
 from sdcl.errors import UserError
 
 
@@ -106,15 +105,15 @@ def test_interrupted_and_repeated_is_as_uninterrupted(
 
     with monkeypatch.context() as patch:
         if links:
-            patch.setattr(records_module.os, "link", cut_off(os.link, False))
+            patch.setattr(prepare_module.os, "link", cut_off(os.link, False))
         else:
-            patch.setattr(records_module.os, "link", no_link)
-            patch.setattr(records_module.shutil, "copyfile", cut_off(shutil.copyfile, True))
+            patch.setattr(prepare_module.os, "link", no_link)
+            patch.setattr(prepare_module.shutil, "copyfile", cut_off(shutil.copyfile, True))
         with pytest.raises(KeyboardInterrupt):
             sysu.prepare(root, progress=False)
     assert sum(len(market_records(f)) for f in root.glob("*_modify/*") if any(f.glob("0*"))) == stop_after
     if not links:
-        monkeypatch.setattr(records_module.os, "link", no_link)
+        monkeypatch.setattr(prepare_module.os, "link", no_link)
     assert sysu.prepare(root, progress=False) == []
     assert tree(root) == tree(whole)  # no half copy is left either
 
@@ -130,12 +129,12 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch) -> None:
         copied.append(source)
         Path(destination).write_bytes(Path(source).read_bytes())
 
-    monkeypatch.setattr(records_module.os, "link", no_link)
-    monkeypatch.setattr(records_module.shutil, "copyfile", copy)
+    monkeypatch.setattr(prepare_module.os, "link", no_link)
+    monkeypatch.setattr(prepare_module.shutil, "copyfile", copy)
     sysu.prepare(root, progress=False)
     sysu.prepare(root, progress=False)
     assert len(copied) == len(set(copied)) == 2 * (4 * 5 + 2 * 5 - 2)  # once each, never again
-    assert verify_sysu(root, deep=True, published=None, progress=False).ok
+    assert sysu.verify(root, deep=True, published=None, progress=False).ok
 
 
 def test_links_to_raw_images_that_are_symbolic_links(tmp_path: Path) -> None:
@@ -158,7 +157,7 @@ def test_existing_folders_of_others_stay_untouched_and_are_reported(tmp_path: Pa
     assert names(train) == ["3_c1_0001.jpg"] and names(query) == ["0007_c3_0001.jpg"]
     assert len(notes) == 2 and str(train) in notes[0] and "3_c1_0001.jpg" in notes[0] and str(query) in notes[1]
     assert len(names(root / "ir_modify/bounding_box_train")) == 10  # the others are made
-    report = verify_sysu(root, deep=False, published=None)
+    report = sysu.verify(root, deep=False, published=None)
     assert [row.what for row in report.differing] == ["visible training images"]  # 1, not the 22 raw ones
 
 
@@ -168,10 +167,10 @@ def test_stale_files_of_an_earlier_set_are_reported(tmp_path: Path) -> None:
     shutil.rmtree(root / "cam3" / "0005")
     (note,) = sysu.prepare(root, progress=False)
     assert "0005_c3_0001.jpg" in note and "2 do not come" in note and "delete the folder" in note
-    assert not verify_sysu(root, deep=False, published=None).ok
+    assert not sysu.verify(root, deep=False, published=None).ok
     shutil.rmtree(root / "ir_modify")
     assert sysu.prepare(root, progress=False) == []
-    assert verify_sysu(root, deep=False, published=None).ok
+    assert sysu.verify(root, deep=False, published=None).ok
 
 
 def test_an_incomplete_set_is_completed(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_an_incomplete_set_is_completed(tmp_path: Path) -> None:
     sysu.prepare(root, progress=False)
     (tmp_path / "kept").rename(root / "cam2/0003/0001.jpg")
     assert sysu.prepare(root, progress=False) == []
-    assert verify_sysu(root, deep=False, published=None).ok
+    assert sysu.verify(root, deep=False, published=None).ok
 
 
 def test_regdb_folders_and_names(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from scipy.io import savemat
 from tiny_sets import draw_folder, make_regdb, make_sysu
 
 from sdcl.config import PRESETS
+from sdcl.data import sysu
 from sdcl.data.sets import SETS
 from sdcl.errors import UserError
 
@@ -80,3 +81,14 @@ def test_the_choice_of_galleries_belongs_to_a_run() -> None:
     """It selects the best epoch, so a run cannot go on with another."""
     assert PRESETS["sysu"].galleries == "seeded"
     assert "galleries" not in PRESETS["sysu"].NOT_IN_RESULT
+
+
+@pytest.mark.parametrize(("change", "found"), [(0, "28 of 28"), (1, "27 of 28")])
+def test_sysus_folders_are_compared_with_its_own_list(tmp_path: Path, change: int, found: str) -> None:
+    root = make_sysu(tmp_path)
+    write_orders(root, change)
+    sysu.prepare(root, progress=False)
+    report = sysu.verify(root, deep=False, published=None)
+    row = next(row for row in report.rows if row.what == "folders as in exp/rand_perm_cam.mat")
+    assert row.found == found and row.ok == report.ok == (change == 0)
+    assert ("cam6/0030 (2 of 3); copy them again" in report.verdict) == (change == 1)

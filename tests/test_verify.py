@@ -8,15 +8,9 @@ import pytest
 from tiny_sets import make_regdb, make_sysu
 
 from sdcl.data import regdb, sysu
+from sdcl.data.images import find_unreadable
 from sdcl.data.records import market_records
-from sdcl.data.verify import (
-    REGDB_PUBLISHED,
-    SYSU_PUBLISHED,
-    data_fingerprint,
-    find_unreadable,
-    verify_regdb,
-    verify_sysu,
-)
+from sdcl.data.verify import data_fingerprint
 from sdcl.errors import UserError
 
 SYSU_TRUE = {
@@ -30,13 +24,13 @@ SYSU_TRUE = {
 def test_sysu_report(tmp_path: Path) -> None:
     root = make_sysu(tmp_path)
     sysu.prepare(root, progress=False)
-    report = verify_sysu(root, deep=True, published=SYSU_TRUE, progress=False)
+    report = sysu.verify(root, deep=True, published=SYSU_TRUE, progress=False)
     assert {row.what: row.found for row in report.rows} == SYSU_TRUE
-    assert SYSU_TRUE.keys() == SYSU_PUBLISHED.keys()
+    assert SYSU_TRUE.keys() == sysu.PUBLISHED.keys()
     assert report.ok and report.opened == 56  # links of one file are read once
     assert report.verdict == "SYSU-MM01: all counts are as published, all 56 files can be read."
 
-    report = verify_sysu(root, deep=False)
+    report = sysu.verify(root, deep=False)
     assert not report.ok and report.opened == 0
     line = next(line for line in report.table().splitlines() if line.startswith("infrared queries"))
     assert line.split() == ["infrared", "queries", "8", "3,803", "DIFFERS"]
@@ -51,7 +45,7 @@ def test_unreadable_files_are_named_and_counted(tmp_path: Path, broken: str) -> 
     path = root / broken
     path.write_bytes(path.read_bytes()[:200])
     sysu.prepare(root, progress=False)
-    report = verify_sysu(root, deep=True, published=SYSU_TRUE, progress=False)
+    report = sysu.verify(root, deep=True, published=SYSU_TRUE, progress=False)
     assert list(report.unreadable) == [str(path)] and not report.ok and not report.differing
     assert str(path) in report.table() and "1 of 56 files cannot be read" in report.verdict
 
@@ -82,28 +76,28 @@ def test_fingerprint(tmp_path: Path) -> None:
     assert data_fingerprint(moved) != data_fingerprint(records[1:])
 
 
-REGDB_TRUE = {what: {4120: 20, 206: 2, 2060: 10}[count] for what, count in REGDB_PUBLISHED.items()}
+REGDB_TRUE = {what: {4120: 20, 206: 2, 2060: 10}[count] for what, count in regdb.PUBLISHED.items()}
 
 
 def test_regdb_report(tmp_path: Path) -> None:
     root = make_regdb(tmp_path)
     regdb.prepare(root, progress=False)
-    report = verify_regdb(root, deep=True, published=REGDB_TRUE, progress=False)
+    report = regdb.verify(root, deep=True, published=REGDB_TRUE, progress=False)
     assert report.ok and {row.what: row.found for row in report.rows} == REGDB_TRUE and report.opened == 40
-    assert not verify_regdb(root, deep=False).ok
+    assert not regdb.verify(root, deep=False).ok
 
     lines = (root / "idx/test_thermal_3.txt").read_text().splitlines()
     (root / "idx/test_thermal_3.txt").write_text("\n".join(lines[:-1]))
-    report = verify_regdb(root, deep=False, published=REGDB_TRUE)
+    report = regdb.verify(root, deep=False, published=REGDB_TRUE)
     assert {row.what: row.found for row in report.differing} == {
         "infrared images of a trial": "20 (trial 3: 19)", "infrared test images": "10 (trial 3: 9)",
     }
-    assert verify_regdb(root, deep=False, trials=[4], published=REGDB_TRUE).ok
+    assert regdb.verify(root, deep=False, trials=[4], published=REGDB_TRUE).ok
 
 
 def test_regdb_lists_that_overlap_are_seen(tmp_path: Path) -> None:
     root = make_regdb(tmp_path)
     shutil.copy(root / "idx/train_visible_1.txt", root / "idx/test_visible_1.txt")
     regdb.prepare(root, progress=False)
-    report = verify_regdb(root, deep=False, trials=[1], published=REGDB_TRUE)
+    report = regdb.verify(root, deep=False, trials=[1], published=REGDB_TRUE)
     assert [(row.what, row.found) for row in report.differing] == [("visible images of a trial", 10)]

@@ -24,7 +24,8 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from sdcl import distributed
-from sdcl.data.loading import evaluation_loader, open_image
+from sdcl.data.images import open_image
+from sdcl.data.loading import evaluation_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import resize
 from sdcl.errors import UserError

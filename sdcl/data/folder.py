@@ -16,6 +16,7 @@ import re
 import numpy as np
 
 from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet, identity_and_camera, images_below
+from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
 
 TRAINING, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
@@ -68,6 +69,27 @@ def test_set(data_dir: str | os.PathLike[str]) -> TestSet:
             f"retrieve across them; {_RULE}"
         )
     return TestSet(images, tasks)
+
+
+def verify(data_dir: str | os.PathLike[str]) -> CheckReport:
+    """Count what this module makes of the names in `data_dir`; there is nothing published to compare with.
+
+    Raises UserError as its functions do.
+    """
+    counts: dict[str, Count] = {}
+    training = {m: train_records(data_dir, m) for m in MODALITIES}
+    for modality, records in training.items():
+        counts[f"{modality} training identities"] = len({record.identity for record in records})
+        counts[f"{modality} training images"] = len(records)
+        counts[f"{modality} cameras"] = " ".join(map(str, sorted({record.camera for record in records})))
+    test = test_set(data_dir)
+    for task in test.tasks:
+        asked, found = (test.of(side)[0] for side in (task.query, task.galleries[0]))
+        mode = task.mode.replace("_", " ")
+        counts[f"{mode}, queries"] = len(asked)
+        counts[f"{mode}, gallery images"] = len(found)
+        counts[f"{mode}, identities in both"] = len({*asked.tolist()} & {*found.tolist()})
+    return count_report("the data folder", counts, None, {}, "", [], progress=False)
 
 
 def _records(folder: str) -> dict[str, list[ImageRecord]]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from sdcl.data.images import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.errors import UserError
@@ -17,19 +17,6 @@ from sdcl.errors import UserError
 Read = Callable[[str], Any]
 """Path -> the image as a transform takes it: a PIL image (`open_image`) or resized pixels (`sdcl.data.cache`)."""
 Transform = Callable[[Any], Tensor]
-
-
-def open_image(path: str) -> Image.Image:
-    """Read a whole image file as RGB. Raises UserError, with the path, for a missing, truncated or other file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except Exception as error:  # decoders meet broken files with errors of many kinds
-        raise UserError(
-            f"{path}: cannot be read as an image ({error}); restore this file, or go on without it: --skip-unreadable"
-        ) from None
 
 
 def training_loader(

@@ -5,11 +5,13 @@
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from sdcl.data.prepare import place_files
 from sdcl.data.records import (
     DEMO_HINT,
     MODALITIES,
@@ -18,12 +20,28 @@ from sdcl.data.records import (
     TestSet,
     market_records,
     modality_folder,
-    place_files,
 )
+from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
 
 TRIALS = range(1, 11)
 CAMERA = 1  # one camera a modality
+# Nguyen et al., "Person Recognition System Based on a Combination of Body Images …", Sensors 2017, and the ten splits
+# in common use: in each trial 206 of 412 identities train and 206 test, with 10 images an identity and modality.
+PUBLISHED: Mapping[str, Count] = {
+    f"{modality} {what}": count
+    for modality in MODALITIES
+    for what, count in (
+        ("images of a trial", 4_120),
+        ("training identities", 206),
+        ("training images", 2_060),
+        ("training images, raw", 2_060),
+        ("test identities", 206),
+        ("test images", 2_060),
+    )
+}
+COST = "results of other images or splits do not compare with published ones"
+
 QUERIES_PER_IDENTITY = 4  # of each test identity and modality, in the same-modality diagnostic folders
 
 _LIST_NAMES = {"visible": "visible", "infrared": "thermal"}
@@ -86,6 +104,43 @@ def test_set(data_dir: str | os.PathLike[str], trial: int) -> TestSet:
     )
 
 
+def verify(
+    data_dir: str | os.PathLike[str],
+    deep: bool,
+    trials: Sequence[int] = TRIALS,
+    published: Mapping[str, Count] | None = PUBLISHED,
+    progress: bool = True,
+) -> CheckReport:
+    """Count RegDB in `data_dir`: the lists of these trials and their prepared training folders.
+
+    deep, published, and what is raised: as `sysu.verify`. Where a count is not the same in all trials, the trials
+    that differ are named.
+    """
+    by_trial: dict[str, dict[int, int]] = {}
+    paths: list[str] = []
+    for trial in trials:
+        for modality in MODALITIES:
+            prepared = train_records(data_dir, modality, trial)
+            raw = list_records(data_dir, "train", modality, trial)
+            test = test_records(data_dir, modality, trial)
+            found = {
+                "images of a trial": len({record.path for record in [*raw, *test]}),  # fewer if the lists overlap
+                "training identities": len({record.identity for record in prepared}),
+                "training images": len(prepared),
+                "training images, raw": len(raw),
+                "test identities": len({record.identity for record in test}),
+                "test images": len(test),
+            }
+            for what, count in found.items():
+                by_trial.setdefault(f"{modality} {what}", {})[trial] = count
+            paths += [record.path for record in [*raw, *test, *prepared]]
+    counts = {what: _over_trials(found) for what, found in by_trial.items()}
+    wanted = dict(published or {})
+    for modality in MODALITIES:
+        wanted.setdefault(f"{modality} training images", counts[f"{modality} training images, raw"])
+    return count_report("RegDB", counts, published, wanted, COST, paths if deep else [], progress)
+
+
 def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, trial: int) -> list[ImageRecord]:
     """The raw images that `idx/<split>_<modality>_<trial>.txt` names, in its order; split is "train" or "test"."""
     _check_trial(trial)
@@ -111,6 +166,13 @@ def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, tr
             "the copy of RegDB is incomplete: copy the missing files"
         )
     return records
+
+
+def _over_trials(counts: Mapping[int, int]) -> Count:
+    """The count that all trials share, or the most frequent one with the trials that differ."""
+    usual = Counter(counts.values()).most_common(1)[0][0]
+    others = [f"trial {trial}: {count:,}" for trial, count in counts.items() if count != usual]
+    return f"{usual:,} ({', '.join(others)})" if others else usual
 
 
 def _parse(line: str, data_dir: str | os.PathLike[str], where: str) -> ImageRecord:

@@ -13,15 +13,7 @@ import numpy as np
 from sdcl.data import folder, regdb, sysu
 from sdcl.data.records import ImageRecord, Task, TestSet
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
-from sdcl.data.verify import (
-    REGDB_PUBLISHED,
-    SYSU_PUBLISHED,
-    CheckReport,
-    Count,
-    verify_folder,
-    verify_regdb,
-    verify_sysu,
-)
+from sdcl.data.verify import CheckReport, Count
 from sdcl.errors import UserError
 from sdcl.evaluation import same_place
 
@@ -104,9 +96,9 @@ SETS: dict[str, DataSet] = {
         title="SYSU-MM01",
         training=lambda root, modality, _: sysu.train_records(root, modality),
         test=lambda root, _, galleries, shots: sysu.test_set(root, shots, galleries),
-        check=lambda root, _, published: verify_sysu(root, deep=False, published=published),
+        check=lambda root, _, published: sysu.verify(root, deep=False, published=published),
         modes=("all_search", "indoor_search"),
-        published=SYSU_PUBLISHED,
+        published=sysu.PUBLISHED,
         galleries=("seeded", "official"),
         multi_shot=True,
         rank_on="identities",
@@ -117,9 +109,9 @@ SETS: dict[str, DataSet] = {
         title="RegDB",
         training=regdb.train_records,
         test=lambda root, trial, *_: regdb.test_set(root, trial),
-        check=lambda root, trial, published: verify_regdb(root, deep=False, trials=[trial], published=published),
+        check=lambda root, trial, published: regdb.verify(root, deep=False, trials=[trial], published=published),
         modes=("visible_to_thermal", "thermal_to_visible"),
-        published=REGDB_PUBLISHED,
+        published=regdb.PUBLISHED,
         trials=regdb.TRIALS,
         draw=_draw_regdb,
     ),
@@ -127,7 +119,7 @@ SETS: dict[str, DataSet] = {
         title="a folder of your own",
         training=lambda root, modality, _: folder.train_records(root, modality),
         test=lambda root, *_: folder.test_set(root),
-        check=lambda root, *_: verify_folder(root),
+        check=lambda root, *_: folder.verify(root),
         modes=("infrared_to_visible", "visible_to_infrared"),
     ),
 }

@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from sdcl.data.prepare import place_files
 from sdcl.data.records import (
     DEMO_HINT,
     IMAGE_SUFFIXES,
@@ -18,14 +20,34 @@ from sdcl.data.records import (
     list_names,
     market_records,
     modality_folder,
-    place_files,
 )
+from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
-from sdcl.evaluation import sysu_gallery, sysu_official_gallery, sysu_query
+from sdcl.evaluation import official_orders, sysu_gallery, sysu_official_gallery, sysu_query
 
 CAMERAS = {"visible": (1, 2, 4, 5), "infrared": (3, 6)}
 TRIALS = range(10)  # galleries of a test
 ORDERS = ("exp", "rand_perm_cam.mat")  # ten random orders of every folder's images
+LISTED = "folders as in " + "/".join(ORDERS)
+NAMED = 5  # differing folders that a message names
+
+# Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017, and the protocol in common use since.
+PUBLISHED: Mapping[str, Count] = {
+    "visible training identities": 395,
+    "visible training images": 22_258,
+    "visible training images, raw": 22_258,
+    "visible cameras": "1 2 4 5",
+    "infrared training identities": 395,
+    "infrared training images": 11_909,
+    "infrared training images, raw": 11_909,
+    "infrared cameras": "3 6",
+    "test identities": 96,
+    "infrared queries": 3_803,
+    "all-search gallery of a trial": 301,
+    "indoor-search gallery of a trial": 112,
+}
+COST = "the usual incomplete copy (367 training identities) trains to about 10 points less"
+
 QUERIES_PER_IDENTITY = 4  # of each test identity and modality, in the same-modality diagnostic folders
 
 _ID = re.compile("[0-9]{1,4}")
@@ -99,6 +121,89 @@ def test_set(data_dir: str | os.PathLike[str], shots: int = 1, galleries: str = 
         for mode, trials in picks.items()
     ]
     return TestSet({"visible": visible, "infrared": query}, tasks, galleries)
+
+
+def verify(
+    data_dir: str | os.PathLike[str],
+    deep: bool,
+    published: Mapping[str, Count] | None = PUBLISHED,
+    progress: bool = True,
+) -> CheckReport:
+    """Count SYSU-MM01 in `data_dir`, prepared training folders and raw folders.
+
+    deep: also read every image of the raw folders and of the prepared training folders (minutes).
+    published: counts to compare with, by the rows' names; None for a set that only shares the layout.
+    Raises UserError when folders or id lists are missing, malformed, or name absent identities.
+    """
+    training_ids, test_ids = raw_split(data_dir)
+    counts: dict[str, Count] = {}
+    wanted = dict(published or {})
+    paths: list[str] = []
+    for modality in MODALITIES:
+        prepared = train_records(data_dir, modality)
+        raw = raw_records(data_dir, modality, training_ids)
+        counts[f"{modality} training identities"] = len({record.identity for record in prepared})
+        counts[f"{modality} training images"] = len(prepared)
+        counts[f"{modality} training images, raw"] = len(raw)
+        counts[f"{modality} cameras"] = " ".join(map(str, sorted({record.camera for record in prepared})))
+        wanted.setdefault(f"{modality} training images", len(raw))
+        paths += [record.path for record in [*raw, *raw_records(data_dir, modality, test_ids), *prepared]]
+    counts["test identities"] = len(test_ids)
+    try:
+        counts["infrared queries"] = len(sysu_query(data_dir))
+        counts["all-search gallery of a trial"] = len(sysu_gallery(data_dir, "all", 0))
+        counts["indoor-search gallery of a trial"] = len(sysu_gallery(data_dir, "indoor", 0))
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(str(error)) from None
+    inventory = take_inventory(data_dir)
+    if inventory is not None:
+        counts[LISTED] = f"{inventory.folders - len(inventory.differing):,} of {inventory.folders:,}"
+        wanted[LISTED] = f"{inventory.folders:,} of {inventory.folders:,}"
+    remark = "" if inventory is None else inventory.message
+    return count_report("SYSU-MM01", counts, published, wanted, COST, paths if deep else [], progress, remark)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A copy, folder by folder, against `exp/rand_perm_cam.mat`: it holds an order of the images of every identity at
+    every camera, so that what a copy lacks is found exactly, not by a total.
+
+    folders: identities at cameras that were compared. differing: `cam3/0006` → (images there, images listed)."""
+
+    folders: int
+    differing: dict[str, tuple[int, int]]
+
+    @property
+    def message(self) -> str:
+        """What differs, in one line; empty when nothing does."""
+        if not self.differing:
+            return ""
+        first = [f"{name} ({n} of {listed})" for name, (n, listed) in list(self.differing.items())[:NAMED]]
+        more = f" and {len(self.differing) - NAMED:,} more" if len(self.differing) > NAMED else ""
+        return (
+            f"{len(self.differing):,} of {self.folders:,} folders do not hold as many images as "
+            f"{'/'.join(ORDERS)} lists: {', '.join(first)}{more}; copy them again from the release"
+        )
+
+
+def take_inventory(data_dir: str | os.PathLike[str]) -> Inventory | None:
+    """Number of images of every listed identity at every camera beside the list's; None where the list is not there.
+
+    The identities are those of the id lists: other folders take no part. Raises UserError for a damaged list, and for
+    id lists as `read_ids` does.
+    """
+    file = Path(data_dir, *ORDERS)
+    if not file.is_file():
+        return None
+    try:
+        order = official_orders(file)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    identities = sorted({i for part in ("train", "val", "test") for i in read_ids(data_dir, f"{part}_id.txt")})
+    places = {f"cam{c}/{i:04d}": len(order(i, c, 0)) for c in range(1, 7) for i in identities}
+    found = {place: (_image_count(Path(data_dir, place)), listed) for place, listed in places.items()}
+    seen = {place: counts for place, counts in found.items() if any(counts)}
+    return Inventory(len(seen), {place: counts for place, counts in seen.items() if counts[0] != counts[1]})
 
 
 def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:
@@ -177,6 +282,12 @@ def _raw_images(
             images = [image for image in list_names(path) if image.lower().endswith(IMAGE_SUFFIXES)]
             records += [ImageRecord(os.path.join(path, image), names[name], camera) for image in images]
     return records
+
+
+def _image_count(folder: Path) -> int:
+    if not folder.is_dir():
+        return 0
+    return sum(name.lower().endswith(IMAGE_SUFFIXES) for name in list_names(folder))
 
 
 def _split_queries(records: list[ImageRecord]) -> tuple[list[ImageRecord], list[ImageRecord]]:

@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from sdcl.data.images import find_unreadable
 from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet
-from sdcl.data.verify import CheckReport, CheckRow, Count, find_unreadable
+from sdcl.data.verify import CheckReport, CheckRow, Count
 from sdcl.errors import UserError
 
 CAMERAS = {"visible": (1,), "infrared": (2, 3)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdcl import distributed
-from sdcl.data.readable import unreadable_images
+from sdcl.data.images import unreadable_images
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sets import SETS
 from sdcl.data.synthetic import SyntheticConfig

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from sdcl.data.readable import unreadable_images
+from sdcl.data.images import unreadable_images
 from sdcl.data.sets import SETS, Task, TestSet
 from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, retrieval_metrics

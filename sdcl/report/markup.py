@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from importlib.resources import files
 
-from sdcl.data.loading import open_image
+from sdcl.data.images import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.frame.retrieval import modes
 from sdcl.report import figures

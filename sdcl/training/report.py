@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdcl.config import Config
-from sdcl.data.loading import open_image
+from sdcl.data.images import open_image
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sets import SETS
 from sdcl.data.transforms import InfraredTransform, VisibleTransform, evaluation_transform

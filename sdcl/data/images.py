@@ -1,16 +1,55 @@
-"""Which images can be read at all, known before hours are spent on the others."""
+"""Image files: opened by one rule for training, tests, export and cache, and which of them cannot be read, known before
+hours are spent on the others."""
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+from tqdm import tqdm
 
 from sdcl import distributed
 from sdcl.data.records import ImageRecord
-from sdcl.data.verify import find_unreadable
 from sdcl.errors import UserError
 
 NAMED = 10
 """So many unreadable files are named; of more the number is told."""
+
+
+def open_image(path: str) -> Image.Image:
+    """Read a whole image file as RGB. Raises UserError, with the path, for a missing, truncated or other file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except Exception as error:  # decoders meet broken files with errors of many kinds
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}); restore this file, or go on without it: --skip-unreadable"
+        ) from None
+
+
+def find_unreadable(paths: Iterable[str], progress: bool = True) -> tuple[int, dict[str, str]]:
+    """Decode every image once (hard links of one file together), in threads.
+
+    Returns the number of files opened and path -> reason for those that cannot be read, sorted by path.
+    """
+    files: dict[tuple[int, int], str] = {}
+    unreadable: dict[str, str] = {}
+    for path in sorted(set(paths)):
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            unreadable[path] = f"{path}: {error.strerror}"
+        else:
+            files.setdefault((status.st_dev, status.st_ino), path)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.map(_reason, files.values())
+        reasons = list(tqdm(reading, "reading every image", len(files), unit="file", disable=not progress))
+    count = len(files) + len(unreadable)
+    unreadable |= {path: reason for path, reason in zip(files.values(), reasons, strict=True) if reason}
+    return count, dict(sorted(unreadable.items()))
 
 
 def unreadable_images(records: Mapping[str, Sequence[ImageRecord]], kind: str, skip: bool) -> set[str]:
@@ -52,3 +91,12 @@ def _file(path: str) -> tuple[int, int] | str:
     except OSError:
         return path
     return status.st_dev, status.st_ino
+
+
+def _reason(path: str) -> str:
+    """Why an image cannot be read, or an empty text."""
+    try:
+        open_image(path)
+    except UserError as error:
+        return str(error)
+    return ""
