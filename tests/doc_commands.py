@@ -42,6 +42,7 @@ SMALLER = {
     "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
     "scripts/torture.py": "--kills 1",
+    "train_mine.py": "--synthetic-identities 4 3 --epochs 1 --steps 1 --clusters 4 --width 2 --data-dir data/mine-demo",
     "sdcl.data.synthetic": "--train-identities 2 --test-identities 2 --height 32 --width 16 --workers 1",
 }
 
@@ -112,7 +113,10 @@ def tiny_presets() -> dict[str, Config]:
 
 
 def lay_out(folder: Path) -> None:
-    """Fills the folder. `DIR` and `FILE` are there under these names: an image folder and published weights."""
+    """Fills the folder. `DIR` and `FILE` are there under these names: an image folder and published weights; and the
+    program that docs/your-method.md shows, as its reader has saved it."""
+    program = next(code for _, _, code in blocks(ROOT / "docs" / "your-method.md"))
+    (folder / "train_mine.py").write_text(program)
     for path in sorted(ROOT.iterdir()):
         if path.name not in ("data", "runs", "pretrained") and not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
