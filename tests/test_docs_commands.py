@@ -12,6 +12,7 @@ from sdcl.config import PRESETS
 NOT_RUN = {
     "bash scripts/test.sh": "it runs these tests",
     "bash .ci/run": "it runs these tests",
+    "python scripts/verify.py": "test_verification.py runs each of its cases",
     "pip install .": "test_export.py builds the wheel from which it installs",
     "tensorboard --logdir runs": "a server of another project; test_progress.py reads the curves",
     "torchrun --nproc-per-node 2": "a part of a command",
