@@ -65,12 +65,12 @@ def make_run(folder: Path, data: Path, lines: list[dict] | None = None, **change
     config: Config = dataclasses.replace(PRESETS["demo"], data_dir=data, run_dir=folder, model=MODEL, **changes)
     lines = log_lines(config.epochs, config.stage2_from) if lines is None else lines
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", config.to_json())
+    write_json(folder / "config.json", {"method": "sdcl", **config.to_json()})
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     torch.manual_seed(0)
     trial = config.trial or 0
     packed = pack(
-        build_model(MODEL), config, epoch=1, stage=1, trial=trial, fingerprint="made-up", metrics={"rank1": 0.4}
+        build_model(MODEL), config, method="sdcl", epoch=1, trial=trial, fingerprint="made-up", metrics={"rank1": 0.4}
     )
     save_checkpoint(folder / "best.pth", packed)
     results = {**table(0.6), "last": table(0.58), "stage1": table(0.5), "start": table(0.2), "chance": table(0.1),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_sets import TINY_RUN
 
+import train_sdcl
 from sdcl.errors import UserError
+from sdcl.training.method import METHOD
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
@@ -25,7 +27,7 @@ def runs(tmp_path_factory):
 
 def test_every_row_trains_with_its_parts(runs):
     switches = {}
-    for row in ablation.ROWS:
+    for row in METHOD.ablation:
         config = json.loads((runs / row / "seed-2-data-4" / "config.json").read_text())
         switches[row] = tuple(config[name] for name in ("shallow", "cnl", "cra"))
         assert (config["seed"], config["synthetic_seed"]) == (2, 4)
@@ -45,7 +47,7 @@ def test_table_is_the_mean_and_deviation_of_the_results(runs, capsys):
     ablation.main(["demo", "--table-only", "--run-dir", str(runs)])
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     named = {(line[0].strip("| "), line[1]): line for line in lines}
-    names = [(name, epoch) for name, _ in ablation.ROWS.values() for epoch in ("selected", "last")]
+    names = [(name, epoch) for name, _ in METHOD.ablation.values() for epoch in ("selected", "last")]
     assert [key for key in named if key[1] in ("selected", "last")] == names
     column = lines[0].index("all search mAP")
     for epoch, pick in (("selected", lambda r: r), ("last", lambda r: r["last"])):
@@ -58,7 +60,7 @@ def test_table_is_the_mean_and_deviation_of_the_results(runs, capsys):
 def test_finished_runs_are_left_alone_and_others_go_on(runs, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        ablation.train_sdcl, "main", lambda arguments: trained.append(arguments[arguments.index("--run-dir") + 1])
+        train_sdcl, "main", lambda arguments: trained.append(arguments[arguments.index("--run-dir") + 1])
     )
     ablation.main([*SMALL, "--run-dir", str(runs)])
     assert trained == []
@@ -76,7 +78,7 @@ def test_runs_of_other_settings_are_not_mixed(runs):
     file.write_text(text.replace('"steps_stage1": 2', '"steps_stage1": 7'))
     try:
         with pytest.raises(UserError, match="steps-stage1 7"):
-            ablation.table(runs)
+            ablation.table(METHOD, runs)
     finally:
         file.write_text(text)
 

@@ -59,7 +59,9 @@ def train(run, folder: Path, *options: object, preset: str = "demo", **changes: 
 def checkpoint(path: Path, model: ModelConfig = MODEL, trial: int = 0, **changes: object) -> Path:
     config = Config(dataset="sysu", data_dir=Path("d"), run_dir=Path("r"), model=model)
     torch.manual_seed(0)
-    packed = pack(build_model(model), config, epoch=1, stage=1, trial=trial, fingerprint="f", metrics={"rank1": 0.5})
+    packed = pack(
+        build_model(model), config, method="sdcl", epoch=1, trial=trial, fingerprint="f", metrics={"rank1": 0.5}
+    )
     save_checkpoint(path, {k: v for k, v in (packed | changes).items() if v is not None})
     return path
 

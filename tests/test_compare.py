@@ -6,18 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sdcl.report.published import BAND_NAMES, RESULTS, band, published_curve
 
 from scripts import compare
 from sdcl.config import PRESETS
 from sdcl.errors import UserError
 from sdcl.report.comparison import comparison_figure, comparison_table, departures, verdict
 from sdcl.report.run_files import RunFiles, read_run
+from sdcl.training.method import METHOD
+from sdcl.training.published import PUBLISHED
+
+CURVES = PUBLISHED.curves
 
 
 def published_log(dataset: str, run: int = 0) -> list[dict]:
     """The published run as if this project had logged it."""
-    curve = published_curve(dataset)
+    curve = CURVES[dataset].values()
     lines = []
     for epoch in range(curve["loss"].shape[1]):
         line: dict = {
@@ -39,12 +42,12 @@ def published_log(dataset: str, run: int = 0) -> list[dict]:
 
 
 def a_run(log: list[dict], dataset: str = "sysu") -> RunFiles:
-    return RunFiles(Path("runs/some"), PRESETS[dataset], log, None)
+    return RunFiles(Path("runs/some"), METHOD, PRESETS[dataset], log, None)
 
 
 @pytest.mark.parametrize("dataset, runs, epochs", [("sysu", 1, 50), ("regdb", 10, 30)])
 def test_curves_are_whole(dataset, runs, epochs):
-    curve = published_curve(dataset)
+    curve = CURVES[dataset].values()
     assert all(values.shape == (runs, epochs) for values in curve.values())
     stage2 = PRESETS[dataset].stage2_from
     for name, values in curve.items():
@@ -52,15 +55,15 @@ def test_curves_are_whole(dataset, runs, epochs):
         assert (~np.isnan(values) == expected).all(), name
         if "." in name:
             assert values.min() > 0 and values.max() <= 1
-    for mode, row in RESULTS[dataset].items():  # the final tests are near the last epochs' tests
+    for mode, row in PUBLISHED.results[dataset].items():  # the final tests are near the last epochs' tests
         assert abs(np.mean(curve[f"{mode}.rank1"][:, -1]) - row["rank1"]) < 0.02
 
 
 def test_band_holds_the_published_runs_and_is_of_use():
-    for dataset, names in BAND_NAMES.items():
-        for name in names:
-            low, high = band(dataset, name)
-            values = published_curve(dataset)[name]
+    for curve in CURVES.values():
+        for name in curve.compared:
+            low, high = curve.band(name)
+            values = curve.values()[name]
             known = ~np.isnan(values).all(0)
             assert (np.isnan(low) == ~known).all()
             assert (values[:, known] > low[known]).all() and (values[:, known] < high[known]).all()
@@ -71,16 +74,16 @@ def test_band_holds_the_published_runs_and_is_of_use():
 @pytest.mark.parametrize("dataset, run", [("sysu", 0), ("regdb", 3), ("regdb", 9)])
 def test_the_published_runs_stay_inside(dataset, run):
     runs = a_run(published_log(dataset, run), dataset)
-    assert departures(runs, dataset) == []
+    assert departures(runs, CURVES[dataset]) == []
     assert verdict(runs, []).startswith("inside the published band in all of its epochs")
 
 
 def test_one_epoch_outside_is_noise_two_are_not():
     log = published_log("sysu")
     log[7]["all_search"]["rank1"] -= 0.2
-    assert departures(a_run(log), "sysu") == []
+    assert departures(a_run(log), CURVES["sysu"]) == []
     log[8]["all_search"]["rank1"] -= 0.2
-    (found,) = departures(a_run(log), "sysu")
+    (found,) = departures(a_run(log), CURVES["sysu"])
     assert (found.name, found.epoch, found.side) == ("all_search.rank1", 7, "below")
     text = verdict(a_run(log), [found])
     assert (
@@ -94,7 +97,7 @@ def test_last_epoch_counts_and_better_does_not():
     for line in log:
         line["all_search"]["mAP"] += 0.2
         line["loss"] *= 0.5
-    (found,) = departures(a_run(log), "sysu")
+    (found,) = departures(a_run(log), CURVES["sysu"])
     assert (found.name, found.epoch, found.side) == ("visible_clusters", 11, "below")
     assert "too few visible clusters" in verdict(a_run(log), [found])
 
@@ -132,7 +135,7 @@ def _split(log):
 def test_reasons(change, epoch, words):
     log = published_log("sysu")
     change(log)
-    text = verdict(a_run(log), departures(a_run(log), "sysu"))
+    text = verdict(a_run(log), departures(a_run(log), CURVES["sysu"]))
     assert f"leaves the published band at epoch {epoch}." in text and words in text
 
 
@@ -157,6 +160,6 @@ def test_program(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare.py", str(folder), "--output", str(output)])
     compare.main()
     text = capsys.readouterr().out
-    assert "The published band: the published run, ± 5 points" in text and "inside the published band" in text
+    assert "The published band of SDCL: the published run, ± 5 points" in text and "inside the published band" in text
     assert output.read_bytes().startswith(b"\x89PNG")
     assert read_run(folder).published == "sysu"

@@ -11,12 +11,11 @@ from sdcl.frame.diagnostics import (
     association_accuracy,
     cluster_sizes,
     compare_clusters,
-    diagnose,
-    diagnose_neighbors,
     majority_identity,
     neighbor_accuracy,
 )
 from sdcl.models import Embeddings
+from sdcl.training.checks import diagnose, diagnose_neighbors
 from sdcl.training.labels import PseudoLabels
 
 

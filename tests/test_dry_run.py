@@ -21,12 +21,14 @@ from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.data.training_set import load_training_set
+from sdcl.frame import dry_run
 from sdcl.frame.cli import how_to_go_on, parse_training
-from sdcl.frame.dry_run import Estimate, Phase, draw_embeddings, dry_run
-from sdcl.frame.embedding import clustering_features
+from sdcl.frame.dry_run import Estimate, Phase
 from sdcl.frame.retrieval import load_test_set
-from sdcl.training import dry_run as module
+from sdcl.models import clustering_features
 from sdcl.training import labels as labels_module
+from sdcl.training import rehearsal
+from sdcl.training.rehearsal import Rehearsal, draw_embeddings
 
 PHASES = ["embed", "label, stage 1", "label, stage 2", "train, stage 1", "train, stage 2", "test", "final test"]
 
@@ -52,10 +54,10 @@ def test_the_estimate_is_what_a_run_takes(people: Path, tmp_path: Path, capsys, 
     """In processor seconds of this process, so that a busy machine does not matter: everything happens in it."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     arguments = settings(data_dir=people, run_dir=tmp_path / "run", steps_stage1=8, steps_stage2=6)
-    config = parse_training(["demo", *arguments], "").config
-    device = torch.device("cpu")
-    sets = [(0, load_training_set(config, 0), load_test_set(config, 0))]
-    estimate = dry_run(config, sets, *train_sdcl.network(config, 0, device))
+    config = parse_training(["demo", *arguments], "", PRESETS).config
+    data, test_set = load_training_set(config, 0), load_test_set(config, 0)
+    network = train_sdcl.network(config, 0, torch.device("cpu"))
+    estimate = Rehearsal(config, 0, data, test_set, *network).estimate()
     assert [phase.name for phase in estimate.phases] == PHASES
     assert [phase.times for phase in estimate.phases] == [4, 2, 2, 2, 2, 4, 4]
     assert not (tmp_path / "run").exists()
@@ -66,13 +68,13 @@ def test_the_estimate_is_what_a_run_takes(people: Path, tmp_path: Path, capsys, 
         real = sum(line["seconds"][phase] for line in log)
         expected = sum(p.seconds * p.times for p in estimate.phases if p.name.partition(",")[0] == phase)
         assert real / 5 < expected < 5 * real, phase  # usually within a quarter
-    assert estimate.steps.keys() == {1, 2} and all(min(step) > 0 for step in estimate.steps.values())
+    assert estimate.steps.keys() == {"stage 1", "stage 2"} and all(min(step) > 0 for step in estimate.steps.values())
 
 
 def test_every_phase_at_full_size(people: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     """The clustering of all images, steps of whole batches with all loss terms of their stage."""
     seen: dict[str, list] = {"cluster": [], "losses": []}
-    make, losses = labels_module.cluster, module.train_epoch
+    make, losses = labels_module.cluster, rehearsal.train_epoch
 
     def clustered(features, *rest, neighbors):
         seen["cluster"].append((tuple(features.shape), rest))
@@ -86,18 +88,18 @@ def test_every_phase_at_full_size(people: Path, tmp_path: Path, capsys, monkeypa
         return means
 
     monkeypatch.setattr(labels_module, "cluster", clustered)
-    monkeypatch.setattr(module, "train_epoch", trained)
+    monkeypatch.setattr(rehearsal, "train_epoch", trained)
     options = settings(data_dir=people, run_dir=tmp_path / "run", epochs=5, heterogeneous_from=3, k1_visible_stage2=4)
     done = in_process(capsys)("train", "demo", *options, "--dry-run")
     assert done.status == 0, done.err
-    config = parse_training(["demo", *options], "").config
+    config = parse_training(["demo", *options], "", PRESETS).config
     sizes = {m: len(r) for m, r in load_training_set(config, 0).records.items()}
     for rows, k1 in ((sizes["visible"], 4), (sizes["infrared"], 5)):
         assert ((rows, 2 * 32), (0.6, 2, k1, 2)) in seen["cluster"]
     neighbors = {f"neighbor_{a}_{t}" for a in ("visible", "infrared") for t in ("visible", "infrared")}
     for stage, wanted in ((1, {"neighbor_visible_visible", "neighbor_infrared_infrared"}), (2, neighbors)):
         own = [x for x in seen["losses"] if x[0] == stage]
-        assert [len(shapes) for _, shapes, _, _ in own] == [1, module.TIMED_STEPS]
+        assert [len(shapes) for _, shapes, _, _ in own] == [1, dry_run.TIMED_STEPS]
         assert all(set(shapes) == {(2 * 2 * 4, 3, 32, 16)} and moved for _, shapes, _, moved in own)
         assert {name for name in own[0][2] if name.startswith("neighbor")} == wanted
 
@@ -156,9 +158,9 @@ def test_hours_add_up() -> None:
 
 def test_the_pace_is_that_of_the_later_batches() -> None:
     marks = [(0, 10.0), (100, 14.0), (200, 15.0), (300, 16.0)]  # four seconds until the first, then one a batch
-    assert module._extrapolate(marks, 300) == 6.0
-    assert module._extrapolate(marks, 1100) == 14.0
-    assert module._extrapolate([(0, 0.0), (50, 2.0)], 100) == 4.0
+    assert dry_run._extrapolate(marks, 300) == 6.0
+    assert dry_run._extrapolate(marks, 1100) == 14.0
+    assert dry_run._extrapolate([(0, 0.0), (50, 2.0)], 100) == 4.0
 
 
 def test_drawn_embeddings_cluster_into_their_people() -> None:
@@ -175,5 +177,5 @@ def test_drawn_embeddings_cluster_into_their_people() -> None:
 def test_interrupted(monkeypatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "train_sdcl.py", "sysu", "--dry-run"])
     assert how_to_go_on() == "A dry run leaves nothing behind"
-    assert parse_training(["sysu", "--dry-run"], "").dry_run
-    assert dataclasses.replace(parse_training(["sysu"], ""), dry_run=True).config == PRESETS["sysu"]
+    assert parse_training(["sysu", "--dry-run"], "", PRESETS).dry_run
+    assert dataclasses.replace(parse_training(["sysu"], "", PRESETS), dry_run=True).config == PRESETS["sysu"]

@@ -16,10 +16,10 @@ import train_sdcl
 from sdcl.config import PRESETS
 from sdcl.frame import embedding, retrieval
 from sdcl.frame.checkpoints import read_checkpoint
-from sdcl.frame.embedding import retrieval_features
 from sdcl.frame.run import Run
 from sdcl.memory import InstanceMemory
-from sdcl.models import Embeddings, build_model
+from sdcl.models import Embeddings, build_model, retrieval_features
+from sdcl.training import method
 from sdcl.training.step import make_optimizer
 
 
@@ -81,8 +81,10 @@ def test_the_final_sysu_test_adds_the_levels_cosines():
 @pytest.mark.parametrize("dataset, final, each", [("sysu", True, True), ("sysu", False, False), ("regdb", True, False)])
 def test_only_the_final_sysu_test_normalises_each_level(monkeypatch, dataset, final, each):
     seen = []
-    monkeypatch.setattr(retrieval, "retrieval_features", lambda embeddings, each, shallow: seen.append(each))
-    retrieval.evaluate(SimpleNamespace(tasks=[]), {"visible": None, "infrared": None}, PRESETS[dataset], final=final)
+    monkeypatch.setattr(method, "retrieval_features", lambda embeddings, each, shallow: seen.append(each))
+    levels = {m: {"deep": torch.ones(1, 2), "shallow": torch.ones(1, 2)} for m in ("visible", "infrared")}
+    nothing = SimpleNamespace(tasks=[])
+    assert retrieval.evaluate(method.METHOD, nothing, levels, PRESETS[dataset], final=final) == {}  # type: ignore[arg-type]
     assert seen == [each, each]
 
 
@@ -103,9 +105,9 @@ def test_selection_by_rank1_or_without_test_labels(tmp_path, select, expected):
     """9.7: equal Rank-1 keeps the first; `--select last` does not depend on it."""
     config = dataclasses.replace(PRESETS["demo"], run_dir=tmp_path, select=select)
     model = torch.nn.Linear(1, 1)
-    run, optimizer, best = Run(tmp_path, config, 0, "data"), torch.optim.SGD(model.parameters()), []
+    run, optimizer, best = Run(tmp_path, method.METHOD, config, 0, "data"), torch.optim.SGD(model.parameters()), []
     for epoch, rank1 in enumerate((0.1, 0.3, 0.3, 0.2)):
-        run.save(model, optimizer, {"epoch": epoch, "stage": 1}, rank1)
+        run.save({"epoch": epoch, "stage": 1}, rank1, model=model, optimizer=optimizer)
         best.append(run.best_epoch)
     run.close()
     assert best == expected and read_checkpoint(run.best)["epoch"] == expected[-1]

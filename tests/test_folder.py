@@ -17,9 +17,9 @@ from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.training_set import load_training_set
 from sdcl.errors import UserError
 from sdcl.frame.retrieval import chance_table, evaluate, load_test_set
-from sdcl.models import Embeddings
 from sdcl.report import write_report
 from sdcl.report.run_files import read_run
+from sdcl.training.method import METHOD
 
 TRAINING = {
     "0002_c1s1_000451_03_visible.jpg": ("visible", 2, 1),
@@ -133,8 +133,8 @@ def test_rank_k_counts_images_and_no_camera_is_removed(tmp_path: Path) -> None:
     config = _config(small_set(tmp_path, ["3_c3_ir.png"], gallery))
     test = load_test_set(config)
     visible = torch.tensor([[1.0, 0.1 * n] for n in range(7)])  # ever farther from the query
-    embeddings = {"infrared": Embeddings(visible[:1], visible[:1]), "visible": Embeddings(visible, visible)}
-    table = evaluate(test, embeddings, config, final=True)["infrared_to_visible"]
+    embeddings = {m: {"deep": x, "shallow": x} for m, x in (("infrared", visible[:1]), ("visible", visible))}
+    table = evaluate(METHOD, test, embeddings, config, final=True)["infrared_to_visible"]
     assert (table["rank5"], table["rank10"], table["mAP"]) == (0, 1, pytest.approx(1 / 7))
     assert chance_table(test, config)["infrared_to_visible"]["rank1"] == pytest.approx(1 / 7)
 

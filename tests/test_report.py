@@ -16,11 +16,13 @@ from sdcl.errors import UserError
 from sdcl.evaluation import sysu_metrics
 from sdcl.frame import embedding_cache
 from sdcl.frame.method import dot_products
+from sdcl.frame.published import series
 from sdcl.frame.retrieval import load_test_set
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
 from sdcl.report import figures, views, write_report
-from sdcl.report.run_files import read_run, run_folders, series
+from sdcl.report.run_files import read_run, run_folders
+from sdcl.training.report import attention_maps, augmented_views, class_token_attention
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -191,7 +193,7 @@ def test_attention_is_what_the_head_computes():
     model = build_model(ModelConfig(image_height=32, image_width=16, dim=12, depth=2, heads=3, drop_path=0.0)).eval()
     block, tokens = model.deep_head.block, torch.randn(2, 5, 12)
     with torch.no_grad():
-        weights = views.class_token_attention(block, tokens)
+        weights = class_token_attention(block, tokens)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
         values = block.attn.qkv(block.norm1(tokens))[..., 24:].unflatten(2, (3, 4)).transpose(1, 2)  # [B, heads, N, d]
         x = tokens[:, 0] + block.attn.proj((weights[:, :, None] @ values)[:, :, 0].flatten(1))
@@ -202,7 +204,7 @@ def test_attention_is_what_the_head_computes():
 def test_attention_maps_are_distributions(run_folder):
     test = load_test_set(read_run(run_folder).config)
     model = build_model(ModelConfig(**read_run(run_folder).config.to_json()["model"] | {"pretrained": None}))
-    maps = views.attention_maps(model, [(m, test.images[m][0]) for m in ("visible", "infrared")])
+    maps = attention_maps(model, [(m, test.images[m][0]) for m in ("visible", "infrared")])
     assert [m.modality for m in maps] == ["visible", "infrared"]
     for item in maps:
         assert item.deep.shape == item.shallow.shape == (3, 2)
@@ -216,9 +218,9 @@ def test_views_repeat_and_leave_the_generator_alone(run_folder):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first = views.augmented_views(config, "visible", records, draws=4)
+    first = augmented_views(config, "visible", records, draws=4)
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
-    again = views.augmented_views(config, "visible", records, draws=4)
+    again = augmented_views(config, "visible", records, draws=4)
     for (_, a), (_, b) in zip(first, again, strict=True):
         assert [x.tobytes() for x in a] == [x.tobytes() for x in b]
         assert a[0].size == (32, 48) and a[0].tobytes() != a[2].tobytes()

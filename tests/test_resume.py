@@ -24,10 +24,10 @@ from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.errors import UserError
+from sdcl.frame import run as run_module
 from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
 from sdcl.frame.cli import how_to_go_on
 from sdcl.models import build_model
-from sdcl.training import run as run_module
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_second_run_in_a_busy_folder_is_refused(here, runs: Runs, tmp_path: Pa
     assert here(epochs=1).status == 0
 
 
-@pytest.mark.parametrize("lost", ["optimizer", "labels", "best_epoch", "model", "config"])
+@pytest.mark.parametrize("lost", ["optimizer", "best_epoch", "model", "config"])
 def test_a_partial_last_checkpoint_is_refused(here, runs: Runs, tmp_path: Path, lost: str) -> None:
     (tmp_path / "run").mkdir()
     state = torch.load(runs.folder / "uninterrupted" / "last.pth", weights_only=True)
@@ -252,14 +252,14 @@ def test_how_to_go_on_under_torchrun(monkeypatch) -> None:
 def test_a_checkpoint_says_what_it_is(runs: Runs) -> None:
     best = read_checkpoint(runs.folder / "uninterrupted" / "best.pth")
     assert best["config"]["eps"] == 0.6 and best["config"]["model"]["dim"] == 32
-    assert (best["epoch"], best["stage"], best["trial"]) == (0, 1, 0)
+    assert (best["method"], best["epoch"], best["trial"]) == ("sdcl", 0, 0)
     assert len(best["fingerprint"]) == 16 and best["code_version"] and 0 < best["metrics"]["rank1"] < 1
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> None:
     """In a child whose files may not grow beyond a limit: as on a full disk, a write fails half way."""
     model = build_model(SMALL)
-    packed = pack(model, PRESETS["demo"], epoch=3, stage=1, trial=0, fingerprint="f", metrics={})
+    packed = pack(model, PRESETS["demo"], method="sdcl", epoch=3, trial=0, fingerprint="f", metrics={})
     save_checkpoint(tmp_path / "last.pth", packed)
     before = (tmp_path / "last.pth").read_bytes()
     child = os.fork()

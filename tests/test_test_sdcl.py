@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import MODEL, draw_people, make_run, random_features
 from tiny_sets import make_regdb
 from tiny_training import in_process
@@ -20,9 +21,10 @@ from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.frame.progress import result_table
 from sdcl.frame.results import mean_of_trials
 from sdcl.frame.retrieval import METRICS, evaluate, load_test_set
-from sdcl.models import Embeddings, build_model
+from sdcl.models import build_model
 from sdcl.report import write_report
 from sdcl.rerank import rerank
+from sdcl.training.method import METHOD
 
 MODES = ["all_search", "indoor_search"]
 
@@ -52,7 +54,9 @@ def config_of(people):
 def make_weights(path, trial, seed=0):
     torch.manual_seed(seed)
     model = build_model(MODEL)
-    packed = pack(model, PRESETS["regdb"], epoch=1, stage=1, trial=trial, fingerprint="made-up", metrics={"rank1": 0.4})
+    packed = pack(
+        model, PRESETS["regdb"], method="sdcl", epoch=1, trial=trial, fingerprint="made-up", metrics={"rank1": 0.4}
+    )
     save_checkpoint(path, packed | {"config": packed["config"] | {"model": vars(MODEL)}})
     return path
 
@@ -115,11 +119,11 @@ def test_impossible_options(run, option, value, message):
 def test_evaluate_takes_any_similarity(people):
     test_set, config = load_test_set(config_of(people)), config_of(people)
     rows = random_features(test_set)
-    embeddings = {m: Embeddings(x, x.flip(1)) for m, x in rows.items()}
-    table = evaluate(test_set, embeddings, config, final=True, similarity=lambda q, g: rerank(q, g, 4, 2, 0.5))
+    embeddings = {m: {"deep": x, "shallow": x.flip(1)} for m, x in rows.items()}
+    table = evaluate(METHOD, test_set, embeddings, config, final=True, similarity=lambda q, g: rerank(q, g, 4, 2, 0.5))
     task = test_set.tasks[1]
     (q_ids, q_cams), found = test_set.of(task.query), []
-    unit = {m: torch.cat([torch.nn.functional.normalize(x, dim=1) for x in e], 1) for m, e in embeddings.items()}
+    unit = {m: torch.cat([F.normalize(x, dim=1) for x in levels.values()], 1) for m, levels in embeddings.items()}
     for modality, gallery in task.galleries:
         g_ids, g_cams = test_set.of((modality, gallery))
         scores = rerank(unit["infrared"][task.query[1]], unit["visible"][gallery], 4, 2, 0.5)
@@ -168,7 +172,8 @@ def test_reranking_of_regdbs_trials_is_averaged(tmp_path, capsys):
                 values = [part(r)[mode][metric] for r in parts]
                 assert part(mean)[mode][metric] == pytest.approx(np.mean(values))
     assert mean["rerank_settings"] == {"k1": 20, "k2": 6, "weight": 0.3}
-    assert result_table(mean) in tested.out and "re-ranked" in result_table(mean)
+    table = result_table(mean, METHOD.parts)
+    assert table in tested.out and "re-ranked" in table
     assert "rerank" not in mean_of_trials([{k: v for k, v in r.items() if "rerank" not in k} for r in parts])
 
 

@@ -71,9 +71,8 @@ def perturbed(config=SMALL):
 
 
 def packed(model):
-    return pack(model, PRESETS["demo"], epoch=4, stage=1, trial=0, fingerprint="f", metrics={"rank1": 0.25}) | {
-        "config": {"model": vars(model.config)}
-    }
+    whole = pack(model, PRESETS["demo"], method="sdcl", epoch=4, trial=0, fingerprint="f", metrics={"rank1": 0.25})
+    return whole | {"config": {"model": vars(model.config)}}
 
 
 def published(**changes):
