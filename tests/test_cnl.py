@@ -1,8 +1,10 @@
 """Neighbour masks and losses: against naive loops, and the live memory."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from sdcl import cnl
 from sdcl.cnl import neighbor_loss, neighbor_mask
 from sdcl.memory import InstanceMemory
 
@@ -75,3 +77,60 @@ def test_backward_meets_the_memory_as_it_then_stands():
     F.normalize(probe, dim=1).backward(s.grad / 0.05 @ memory.features)
     torch.testing.assert_close(moving.grad, probe.grad)
     assert not torch.allclose(memory.features, before)
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**9])
+def test_blocks_of_anchors_change_nothing(block, monkeypatch):
+    """Mask, loss, and the gradient through a memory that moved: one anchor at a time, a few, or all at once."""
+    deep, shallow, anchors = unit(37, 8), unit(37, 8), torch.arange(12)
+
+    def results():
+        mask = neighbor_mask(deep[anchors], shallow[anchors], deep, shallow, 0.3)
+        memory, x = deep.clone(), (deep[anchors] * 3 + 0.1).requires_grad_()
+        loss = neighbor_loss(x, memory, mask)
+        memory[:9] = shallow[:9]
+        (0.05 * loss).backward()
+        return mask, loss.detach(), x.grad
+
+    want = results()
+    monkeypatch.setattr(cnl, "BLOCK", block)
+    got = results()
+    assert torch.equal(got[0], want[0]) and want[0].sum() > 20
+    torch.testing.assert_close(got[1:], want[1:], rtol=1e-6, atol=1e-8)
+
+
+def test_only_one_array_of_all_similarities_is_kept():
+    """What autograd would keep of the formula as it is written: five of them."""
+    kept = []
+    x, target = torch.randn(6, 8, requires_grad=True), unit(50, 8)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        neighbor_loss(x, target, torch.rand(6, 50) < 0.2)
+    assert sorted(t.dtype.itemsize for t in kept if t.numel() == 300) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        (((5, 8), (5, 8), (9, 7), (9, 8)), r"anchor_deep must be \[5, 7\] to fit the others, but is \[5, 8\]"),
+        (((5, 8), (4, 8), (9, 8), (9, 8)), r"anchor_shallow must be \[5, 8\] .* \[4, 8\]"),
+        (((5, 8), (5, 8), (9, 8), (7, 8)), r"target_shallow must be \[9, 8\] .* \[7, 8\]"),
+        (((8,), (5, 8), (9, 8), (9, 8)), "anchor_deep"),
+    ],
+)
+def test_masks_refuse_shapes_by_name(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        neighbor_mask(*(torch.randn(s) for s in shapes))
+
+
+@pytest.mark.parametrize(
+    "x, target, mask, message",
+    [
+        ((5, 8), (9, 7), (5, 9), r"target must be \[9, 8\] to fit the others, but is \[9, 7\]"),
+        ((5, 8), (9, 8), (9, 5), r"mask must be \[5, 9\] .* \[9, 5\]"),
+        ((5, 8), (9, 8), (1, 9), r"mask must be \[5, 9\] .* \[1, 9\]"),
+        ((8,), (9, 8), (8, 9), r"x must be \[8, 8\]"),
+    ],
+)
+def test_losses_refuse_shapes_by_name(x, target, mask, message):
+    with pytest.raises(ValueError, match=message):
+        neighbor_loss(torch.randn(x), torch.randn(target), torch.rand(mask) < 0.5)
