@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdcl.data.transforms import evaluation_transform
+from sdcl.data.transforms import evaluation_transform, resize
 from sdcl.pic import (
     Outputs,
     PICModelConfig,
@@ -78,7 +78,7 @@ def batches(
     """P4: rows of the batches of each epoch."""
     config = PRESETS["sysu"]
     drawn = IdentityBatches(visible_labels, infrared_labels, config.identities, config.instances, seed)
-    return list(itertools.islice(drawn, epochs))
+    return [rows for _, rows in drawn.epochs(0, epochs)]
 
 
 def optimizer(parameters: Iterable[nn.Parameter], dataset: str, epoch: int) -> torch.optim.Optimizer:
@@ -88,20 +88,21 @@ def optimizer(parameters: Iterable[nn.Parameter], dataset: str, epoch: int) -> t
 
 def test_view(image: Image.Image) -> Tensor:
     """P6: the view of a test image."""
-    model = PRESETS["sysu"].model
-    return evaluation_transform(model.image_height, model.image_width, views.INTERPOLATION)(image)
+    return evaluation_transform(*PRESETS["sysu"].image_size, views.INTERPOLATION)(image)
 
 
 def training_view(image: Image.Image) -> Tensor:
     """P6: a random view of a training image."""
     config = PRESETS["sysu"]
-    return views.training_view(config.model.image_height, config.model.image_width, config.crop_padding)(image)
+    pixels = resize(*config.image_size, views.INTERPOLATION)(image)
+    return views.training_view(*config.image_size, config.crop_padding)(np.array(pixels))
 
 
 def start(path: Path, classes: int, seed: int) -> dict[str, Tensor]:
     """P7: a fresh network from ImageNet weights."""
     torch.manual_seed(seed)
-    return published_state_dict(build_network(PICModelConfig(pretrained=str(path)), classes))
+    config = replace(PRESETS["sysu"], model=PICModelConfig(pretrained=str(path)))
+    return published_state_dict(build_network(config, classes))
 
 
 def settings(dataset: str, epoch: int) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def train(
 
 def _network(state: dict[str, Tensor], momentum: float, like: Tensor) -> PICNetwork:
     """A network with these weights on the device and in the dtype of the images."""
-    network = PICNetwork(PICModelConfig(), len(state["classifier.weight"]), momentum)
+    network = PICNetwork(replace(PRESETS["sysu"], mean_momentum=momentum), len(state["classifier.weight"]))
     fill_published(network, state, "the given state")
     return network.to(like)
 

@@ -12,6 +12,7 @@ from sdcl.pic.presets import PRESETS
 from sdcl.pic.weights import published_names
 
 SMALL = PICModelConfig(image_height=32, image_width=16, width=4, blocks=(1, 1, 1, 1))
+CONFIG = replace(PRESETS["sysu"], model=SMALL, identities=2, instances=2, mean_momentum=0.9)
 LABELS = torch.arange(2).repeat_interleave(2)
 
 
@@ -21,7 +22,7 @@ def _images(rows=4, seed=0, dtype=torch.float32):
 
 def _network(**changes) -> PICNetwork:
     torch.manual_seed(1)
-    network = PICNetwork(PICModelConfig(**{**vars(SMALL), **changes}), identities=2, momentum=0.9)
+    network = PICNetwork(replace(CONFIG, **changes), identities=2)
     if network.mean_branches is not None:  # unlike the trained ones, so that a move can be seen
         for p in network.mean_branches.parameters():
             p.data += 0.01 * torch.randn_like(p)
@@ -31,7 +32,7 @@ def _network(**changes) -> PICNetwork:
 @pytest.fixture(scope="module")
 def published() -> PICNetwork:
     with torch.device("meta"):
-        return PICNetwork(PICModelConfig(), identities=395)
+        return PICNetwork(PRESETS["sysu"], identities=395)
 
 
 def test_the_published_network_has_the_published_size(published):
@@ -134,14 +135,14 @@ def test_everything_is_computed_in_the_weights_dtype(dtype):
 
 
 def test_bfloat16_is_for_convolutions_and_features_stay_float32():
-    network, config = _network().train(), replace(PRESETS["sysu"], model=SMALL, identities=2, instances=2)
+    network = _network().train()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = network(_images(), _images())
         embedded = network.embed(_images(), "visible")
     assert {x.dtype for o in outputs for x in o} | {x.dtype for x in embedded.values()} == {torch.float32}
     exact, rounded = (
-        train_step(n, make_optimizer(n.parameters(), config), _images(4, 1), _images(4, 2), LABELS, config, precision)
-        for n, precision in ((_network().train(), "fp32"), (_network().train(), "bf16"))
+        train_step(n, make_optimizer(n.parameters(), c), _images(4, 1), _images(4, 2), LABELS, c)
+        for n, c in ((_network().train(), CONFIG), (_network().train(), replace(CONFIG, precision="bf16")))
     )
     assert float(rounded["total"]) == pytest.approx(float(exact["total"]), rel=0.1)
 

@@ -1,7 +1,5 @@
 """What holds for every batch of PIC, and the identities that none can be made of."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ INFRARED = RNG.permutation(np.repeat(np.arange(12), RNG.integers(2, 5, 12)))
 
 
 def _epochs(n, seed=0):
-    return list(itertools.islice(IdentityBatches(VISIBLE, INFRARED, 5, 3, seed), n))
+    return [rows for _, rows in IdentityBatches(VISIBLE, INFRARED, 5, 3, seed).epochs(0, n)]
 
 
 def test_rows_of_a_batch():
@@ -47,6 +45,14 @@ def test_the_seed_fixes_the_draws_and_epochs_differ():
     same = [np.array_equal(a, b) for a, b in zip(one[0] + one[1], again[0] + again[1], strict=True)]
     assert all(same)
     assert not np.array_equal(one[0][0], one[1][0]) and not np.array_equal(one[0][0], other[0][0])
+
+
+def test_an_epochs_batches_do_not_depend_on_where_a_run_goes_on():
+    draws = IdentityBatches(VISIBLE, INFRARED, 5, 3, 0)
+    whole, resumed = dict(draws.epochs(0, 5)), dict(draws.epochs(3, 5))
+    assert list(whole) == [0, 1, 2, 3, 4] and list(resumed) == [3, 4]
+    assert all(np.array_equal(whole[epoch], resumed[epoch]) for epoch in resumed)
+    assert list(draws.epochs(5, 5)) == []
 
 
 @pytest.mark.parametrize(

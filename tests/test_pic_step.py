@@ -3,9 +3,9 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sdcl.data.transforms import MEAN, STD
 from sdcl.errors import UserError
@@ -21,7 +21,7 @@ LABELS = torch.arange(3).repeat_interleave(2)
 
 def _start():
     torch.manual_seed(0)
-    network = PICNetwork(SMALL, identities=3).double().train()
+    network = PICNetwork(CONFIG, identities=3).double().train()
     images = [torch.randn(6, 3, 32, 16, dtype=torch.float64) for _ in range(2)]
     return network, images
 
@@ -62,11 +62,11 @@ def test_mean_branches_follow_what_the_optimiser_changed_one_step_later():
 
 
 def test_training_views_are_crops_of_the_image_in_a_black_frame():
-    image = Image.effect_noise((16, 32), 60).convert("RGB")
+    image = np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
     view = training_view(32, 16, 3)
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
     padded = torch.zeros(3, 38, 22)
-    padded[:, 3:-3, 3:-3] = torch.tensor(list(image.getdata())).T.reshape(3, 32, 16) / 255
+    padded[:, 3:-3, 3:-3] = torch.from_numpy(image).permute(2, 0, 1) / 255
     found = set()
     for _ in range(60):
         pixels = view(image) * std + mean

@@ -1,6 +1,7 @@
 """PIC's weight files: ImageNet weights in torchvision's names, files of the published program."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +9,19 @@ import torch
 
 from sdcl.errors import UserError
 from sdcl.pic import PICModelConfig, PICNetwork, build_network, load_published
+from sdcl.pic.presets import PRESETS
 from sdcl.pic.weights import published_state_dict
 
-SMALL = {"image_height": 32, "image_width": 16, "width": 4, "blocks": (1, 1, 1, 1)}
+
+def _config(width=4, **changes):
+    model = PICModelConfig(image_height=32, image_width=16, width=width, blocks=(1, 1, 1, 1), **changes)
+    return replace(PRESETS["sysu"], model=model)
 
 
 def _imagenet(folder, change=lambda state: state, width=4):
     """A ResNet file in torchvision's names, without counters, as torchvision's own."""
     torch.manual_seed(5)
-    network = PICNetwork(PICModelConfig(**{**SMALL, "width": width}), identities=2)
+    network = PICNetwork(_config(width), identities=2)
     state = {**network.branches["visible"].state_dict(), **network.shared.state_dict()}
     state = {k: torch.randn_like(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     state |= {"fc.weight": torch.zeros(10, 32 * width), "fc.bias": torch.zeros(10)}
@@ -27,7 +32,7 @@ def _imagenet(folder, change=lambda state: state, width=4):
 
 def test_imagenet_weights_go_into_every_part(tmp_path):
     path, state = _imagenet(tmp_path)
-    network = build_network(PICModelConfig(**SMALL, pretrained=str(path)), identities=3)
+    network = build_network(_config(pretrained=str(path)), identities=3)
     parts = [b[m] for b in (network.branches, network.mean_branches) for m in ("visible", "infrared")]
     for part in (*parts, network.shared):
         for name, tensor in part.state_dict().items():
@@ -38,7 +43,7 @@ def test_imagenet_weights_go_into_every_part(tmp_path):
 
 def test_bottleneck_and_classifier_are_drawn_as_published():
     torch.manual_seed(0)
-    network = PICNetwork(PICModelConfig(width=16, blocks=(1, 1, 1, 1)), identities=100)
+    network = PICNetwork(_config(width=16), identities=100)
     for x, mean, std in ((network.bottleneck.weight, 1.0, 0.01), (network.classifier.weight, 0.0, 0.001)):
         assert float(x.detach().mean()) == pytest.approx(mean, abs=5 * std / x.numel() ** 0.5)
         assert float(x.detach().std()) == pytest.approx(std, rel=0.1)
@@ -46,14 +51,14 @@ def test_bottleneck_and_classifier_are_drawn_as_published():
 
 
 def test_all_branches_start_equal():
-    network = PICNetwork(PICModelConfig(**SMALL), identities=3)
+    network = PICNetwork(_config(), identities=3)
     parts = [b[m].state_dict() for b in (network.branches, network.mean_branches) for m in ("visible", "infrared")]
     assert all(torch.equal(parts[0][k], part[k]) for part in parts[1:] for k in parts[0])
 
 
 def test_a_missing_file_says_where_such_weights_come_from(tmp_path):
     with pytest.raises(UserError, match=r"no ImageNet weights at .*nowhere.pth.*resnet50-19c8e357.pth.*--pretrained"):
-        build_network(PICModelConfig(**SMALL, pretrained=str(tmp_path / "nowhere.pth")), identities=2)
+        build_network(_config(pretrained=str(tmp_path / "nowhere.pth")), identities=2)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +73,11 @@ def test_a_missing_file_says_where_such_weights_come_from(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path, change, width, message):
     path, _ = _imagenet(tmp_path, change, width)
     with pytest.raises(UserError, match=message):
-        build_network(PICModelConfig(**SMALL, pretrained=str(path)), identities=2)
+        build_network(_config(pretrained=str(path)), identities=2)
 
 
 def _published_file(folder, **more):
-    network = PICNetwork(PICModelConfig(**SMALL), identities=7)
+    network = PICNetwork(_config(), identities=7)
     for t in network.state_dict().values():
         t.copy_(torch.randn_like(t) if t.is_floating_point() else torch.tensor(12))
     unused = {"visible_module.net.visible.layer4.0.conv1.weight": torch.zeros(2), "base_resnet_share.base.conv1.weight":
@@ -86,7 +91,8 @@ def _published_file(folder, **more):
 def test_a_published_file_loads_and_what_it_does_not_use_is_one_line(tmp_path, caplog):
     path, network = _published_file(tmp_path)
     with caplog.at_level(logging.WARNING):
-        loaded = load_published(path, PICModelConfig(**SMALL))
+        loaded = PICNetwork(_config(), identities=1)
+        load_published(loaded, path)
     assert [r.message for r in caplog.records] == [f"{path}: 2 tensors take no part in PIC and are ignored"]
     state = loaded.state_dict()
     assert all(torch.equal(state[k], v) for k, v in network.state_dict().items())
@@ -95,11 +101,11 @@ def test_a_published_file_loads_and_what_it_does_not_use_is_one_line(tmp_path, c
 def test_a_published_file_of_other_sizes_or_another_kind_is_refused(tmp_path):
     path, _ = _published_file(tmp_path)
     with pytest.raises(UserError, match="does not fit the model"):
-        load_published(path, PICModelConfig(**{**SMALL, "width": 8}))
+        load_published(PICNetwork(_config(width=8), identities=7), path)
     with pytest.raises(UserError, match="whole trained PIC network"):
         other = tmp_path / "bare.pth"
         torch.save(torch.load(path, weights_only=False)["net"], other)
-        build_network(PICModelConfig(**SMALL, pretrained=str(other)), identities=7)
+        build_network(_config(pretrained=str(other)), identities=7)
     imagenet, _ = _imagenet(tmp_path)
     with pytest.raises(UserError, match="no checkpoint of the published PIC program"):
-        load_published(imagenet)
+        load_published(PICNetwork(_config(), identities=7), imagenet)

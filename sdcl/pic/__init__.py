@@ -6,7 +6,7 @@
 from sdcl.pic.losses import pic_losses
 from sdcl.pic.network import Outputs, PICNetwork
 from sdcl.pic.settings import PICConfig, PICModelConfig
-from sdcl.pic.step import make_optimizer, train_step
+from sdcl.pic.step import make_optimizer, train_epoch, train_step
 from sdcl.pic.weights import build_network, load_imagenet, load_published
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "load_published",
     "make_optimizer",
     "pic_losses",
+    "train_epoch",
     "train_step",
 ]

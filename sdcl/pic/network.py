@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.models.resnet import Bottleneck, conv1x1
 
-from sdcl.pic.settings import PICModelConfig
+from sdcl.pic.settings import PICConfig, PICModelConfig
 
 __all__ = ["MODALITIES", "Outputs", "PICNetwork"]
 
@@ -39,30 +39,30 @@ class PICNetwork(nn.Module):
     not averaged. It is the mean branches that are tested.
 
     Args:
-        config: sizes. Its images' size is not checked, since nothing here depends on it.
+        config: `model` (sizes), `mean_momentum` and `mean_branches`.
         identities: number of training identities, the classifier's outputs.
-        momentum: share of itself that a mean branch keeps at each move.
 
     Weights are random (torch's global generator) until `sdcl.pic.weights` fills them.
     """
 
-    def __init__(self, config: PICModelConfig, identities: int, momentum: float = 0.999) -> None:
+    def __init__(self, config: PICConfig, identities: int) -> None:
         super().__init__()
-        self.config, self.momentum = config, momentum
-        self.branches = nn.ModuleDict({m: _shallow_layers(config) for m in MODALITIES})
+        sizes, self.momentum = config.model, config.mean_momentum
+        self.branches = nn.ModuleDict({m: _shallow_layers(sizes) for m in MODALITIES})
         self.mean_branches: nn.ModuleDict | None = None
         if config.mean_branches:
-            self.mean_branches = nn.ModuleDict({m: _shallow_layers(config) for m in MODALITIES}).requires_grad_(False)
-        self.shared = _deep_layers(config)
-        self.bottleneck = nn.BatchNorm1d(config.dim)
+            self.mean_branches = nn.ModuleDict({m: _shallow_layers(sizes) for m in MODALITIES}).requires_grad_(False)
+        self.shared = _deep_layers(sizes)
+        self.bottleneck = nn.BatchNorm1d(sizes.dim)
         self.bottleneck.bias.requires_grad_(False)  # stays 0
-        self.classifier = nn.Linear(config.dim, identities, bias=False)
+        self.classifier = nn.Linear(sizes.dim, identities, bias=False)
         self._initialise()
 
     @property
-    def dim(self) -> int:
-        """D, numbers of an embedding."""
-        return self.config.dim
+    def convolutional(self) -> list[nn.Module]:
+        """The parts that take nearly all the time: branches, mean branches, shared layers."""
+        mean = () if self.mean_branches is None else self.mean_branches.values()
+        return [*self.branches.values(), *mean, self.shared]
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Outputs, Outputs]:
         """A training pass: moves the mean branches, then embeds and classifies by trained and by mean branches.
@@ -144,9 +144,9 @@ class PICNetwork(nn.Module):
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
 
 
-def _shallow_layers(config: PICModelConfig) -> nn.Sequential:
+def _shallow_layers(sizes: PICModelConfig) -> nn.Sequential:
     """Images [n, 3, H, W] to maps [n, 8·width, H/8, W/8]; torchvision's names."""
-    width, blocks = config.width, config.blocks
+    width, blocks = sizes.width, sizes.blocks
     layers: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
         "bn1": nn.BatchNorm2d(width),
@@ -158,9 +158,9 @@ def _shallow_layers(config: PICModelConfig) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def _deep_layers(config: PICModelConfig) -> nn.Sequential:
+def _deep_layers(sizes: PICModelConfig) -> nn.Sequential:
     """Maps [n, 8·width, h, w] to [n, 32·width, h/2, w/2]: the last stage keeps the resolution."""
-    width, blocks = config.width, config.blocks
+    width, blocks = sizes.width, sizes.blocks
     layers = {
         "layer3": _stage(8 * width, 4 * width, blocks[2], stride=2),
         "layer4": _stage(16 * width, 8 * width, blocks[3], stride=1),

@@ -13,7 +13,7 @@ __all__ = ["IdentityBatches", "check_identities", "epoch_steps"]
 
 
 class IdentityBatches:
-    """The batches of all epochs of a run, one epoch an item.
+    """The batches of all epochs of a run.
 
     A step takes `identities` different identities and of each `instances` rows of either modality, uniformly *with*
     replacement. Places match: row r of the visible and of the infrared part are of the same identity. One generator
@@ -23,7 +23,7 @@ class IdentityBatches:
     Args:
         visible, infrared: integers [N], [M]: identities of the training images.
         identities, instances: rows of a batch and modality = identities × instances.
-        seed: fixes the batches; iterating twice gives the same ones.
+        seed: fixes the batches, 0 … 2³² − 1.
 
     Raises:
         UserError: see `check_identities`.
@@ -36,20 +36,26 @@ class IdentityBatches:
         check_identities(labels[0], labels[1], identities)
         self.identities, self.instances, self.seed = identities, instances, seed
         self.known = np.unique(labels[0])
+        """Identities in their order: number c of the classifier's outputs is known[c]."""
         self.rows = [{i: np.flatnonzero(y == i) for i in self.known} for y in labels]
         self.steps = epoch_steps(list(map(len, labels)), identities * instances)
+        """Steps of an epoch."""
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Visible and infrared rows, int64 [steps, identities · instances] each, of epoch 0, 1, … without end."""
+    def epochs(self, first: int, last: int) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+        """Epochs first … last − 1, each with its visible and infrared rows, int64 [steps, identities · instances].
+
+        All epochs come from one generator, so those before the first one are drawn as well.
+        """
         draw = np.random.RandomState(self.seed)
-        while True:
-            epoch = np.empty((2, self.steps, self.identities, self.instances), dtype=np.int64)
+        for epoch in range(last if first < last else 0):
+            rows = np.empty((2, self.steps, self.identities, self.instances), dtype=np.int64)
             for step in range(self.steps):
                 for place, identity in enumerate(draw.choice(self.known, self.identities, replace=False)):
                     for modality in (0, 1):
-                        epoch[modality, step, place] = draw.choice(self.rows[modality][identity], self.instances)
-            visible, infrared = epoch.reshape(2, self.steps, -1)
-            yield visible, infrared
+                        rows[modality, step, place] = draw.choice(self.rows[modality][identity], self.instances)
+            if epoch >= first:
+                visible, infrared = rows.reshape(2, self.steps, -1)
+                yield epoch, (visible, infrared)
 
 
 def epoch_steps(images: Sequence[int], batch_size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from sdcl.settings import Count, NonNegative, Positive, Range, RunSettings, Share, check_ranges
 
@@ -25,9 +25,9 @@ class PICModelConfig:
     embedding has 32 times as many numbers (2048)."""
     blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
     """Residual blocks of each of the four stages."""
-    mean_branches: bool = True
-    """Mutual teaching by slow copies of the shallow branches, which are also what is tested. Without it (our reading of
-    the ablation): identity and triplet loss alone, with weight 1, and the trained branches are tested."""
+    classes: Count | None = None
+    """Outputs of the classifier: the number of training identities, which a run finds in its data; None: not known
+    yet."""
     pretrained: str | None = None
     """File of ImageNet weights of a ResNet-50 in torchvision's names to start from; None: random weights."""
 
@@ -54,7 +54,10 @@ class PICConfig(RunSettings):
     crop_padding: Annotated[int, Range(0, 10_000)] = 10
     """Augmentation: black pixels around the resized image from which a crop of its size is cut."""
 
-    # Losses
+    # Losses and mean branches
+    mean_branches: bool = True
+    """Mutual teaching by slow copies of the shallow branches, which are also what is tested. Without it (our reading of
+    the ablation): identity and triplet loss alone, with weight 1, and the trained branches are tested."""
     margin: NonNegative = 0.3
     """Of the triplet loss, on distances of un-normalised embeddings."""
     conventional_weight: NonNegative = 0.5
@@ -86,6 +89,12 @@ class PICConfig(RunSettings):
     """A test follows epoch 0, every so many epochs, and the last one."""
     seed: Annotated[int, Range(0, 2**32, below=True)] = 0
     """Fixes everything random; the batches of all epochs come from one generator of this seed."""
+    channels_last: bool = False
+    """Keep the convolutions' weights in channels-last order, which most GPUs prefer, above all with --precision bf16.
+    The same result up to rounding."""
+
+    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (*RunSettings.NOT_IN_RESULT, "channels_last")
+    OF_NETWORK: ClassVar[tuple[str, ...]] = ("model", "mean_branches")
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,24 +1,24 @@
-"""From a PIL image to what PIC's network sees in training (docs/pic.md, "Images"); the same for both modalities.
+"""From a resized image to what PIC's network sees in training (docs/pic.md, "Images"); the same for both modalities."""
 
-The test view is `sdcl.data.transforms.evaluation_transform` with the same interpolation, without a mirror image.
-"""
+from typing import Final
 
+from PIL import Image
 from torchvision import transforms
 
-from sdcl.data.transforms import MEAN, STD, resize
+from sdcl.data.transforms import MEAN, STD
 
 __all__ = ["INTERPOLATION", "training_view"]
 
-INTERPOLATION = "lanczos"
-"""Of the one resize, for training and tests alike."""
+INTERPOLATION: Final = "lanczos"
+"""Of the one resize, for training and tests alike; tests see the resized image as it is, without its mirror image."""
 
 
 def training_view(height: int, width: int, padding: int) -> transforms.Compose:
-    """PIL RGB of any size -> float32 [3, height, width], normalised: resized, cropped at random out of a black frame of
+    """uint8 [height, width, 3] -> float32 [3, height, width], normalised: cropped at random out of a black frame of
     `padding` pixels, mirrored half the time. Random draws come from torch's default CPU generator."""
     return transforms.Compose(
         [
-            resize(height, width, INTERPOLATION),
+            Image.fromarray,
             transforms.Pad(padding),  # black, before normalisation
             transforms.RandomCrop((height, width)),
             transforms.RandomHorizontalFlip(0.5),
@@ -26,4 +26,3 @@ def training_view(height: int, width: int, padding: int) -> transforms.Compose:
             transforms.Normalize(MEAN, STD),
         ]
     )
-

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdcl.errors import UserError
 from sdcl.pic.network import PICNetwork
-from sdcl.pic.settings import PICModelConfig
+from sdcl.pic.settings import PICConfig
 from sdcl.tensor_files import fill, read_weights, tensors_in
 
 __all__ = ["build_network", "is_published", "load_imagenet", "load_published", "published_names",
@@ -33,15 +33,16 @@ BACKBONE_PARTS = ("branches.visible.", "shared.")
 COUNTER = "num_batches_tracked"
 
 
-def build_network(config: PICModelConfig, identities: int, momentum: float = 0.999) -> PICNetwork:
-    """The network with random weights (torch's global generator) or, with `config.pretrained`, from ImageNet weights.
+def build_network(config: PICConfig, identities: int) -> PICNetwork:
+    """The network with random weights (torch's global generator) or, with `config.model.pretrained`, from ImageNet
+    weights.
 
     Raises:
         UserError: the pre-trained weights are missing, unreadable or of another architecture.
     """
-    network = PICNetwork(config, identities, momentum)
-    if config.pretrained is not None:
-        load_imagenet(network, config.pretrained)
+    network = PICNetwork(config, identities)
+    if config.model.pretrained is not None:
+        load_imagenet(network, config.model.pretrained)
     return network
 
 
@@ -90,27 +91,25 @@ def published_state_dict(network: PICNetwork) -> dict[str, Tensor]:
     return {names[own]: t for own, t in network.state_dict().items()}
 
 
-def load_published(path: str | Path, config: PICModelConfig | None = None) -> PICNetwork:
-    """The trained network of a file of the published program: {"net": tensors, …} or the tensors alone.
+def load_published(network: PICNetwork, path: str | Path) -> None:
+    """Fills a network from a file of the published program: {"net": tensors, …} or the tensors alone.
 
-    What nothing uses there (ImageNet copies of the layers that the other parts have) is ignored with one line.
-
-    Args:
-        config: sizes; the published ones by default. The number of identities is the file's.
+    The classifier takes the file's number of identities. What nothing uses there (ImageNet copies of the layers that
+    the other parts have) is ignored with one line.
 
     Raises:
         UserError: no such file, not readable, not of this kind, of other sizes, or not whole.
     """
     data: dict[str, Any] = read_weights(path)
     source = tensors_in(data.get("net", data), "module.")
-    if not is_published(source) or "classifier.weight" not in source:
+    classifier = source.get("classifier.weight")
+    if not is_published(source) or classifier is None:
         raise UserError(f"{path} is no checkpoint of the published PIC program: it has no tensors "
                         "base_resnet_share.… and classifier.weight")  # fmt: skip
-    network = PICNetwork(config or PICModelConfig(), len(source["classifier.weight"]))
+    network.classifier = nn.Linear(network.classifier.in_features, len(classifier), bias=False)
     unused = fill_published(network, source, path)
     if unused:
         log.warning(f"{path}: {len(unused)} tensors take no part in PIC and are ignored")
-    return network
 
 
 @torch.no_grad()
