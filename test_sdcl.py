@@ -24,7 +24,8 @@ from sdcl import distributed
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
 from sdcl.errors import UserError, run_program
-from sdcl.frame.checkpoints import is_own_format, read_checkpoint, write_json
+from sdcl.files import write_json
+from sdcl.frame.checkpoints import is_own_format, read_checkpoint
 from sdcl.frame.cli import TestOptions, given, parse_test
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.guards import out_of_memory_explained

@@ -5,9 +5,9 @@
     python scripts/ablation.py demo --table-only                        the table of what has been run so far
     python scripts/ablation.py demo --method pic                        another method that has such parts
 
-SDCL's rows build on one another: the baseline (deep embedding, cluster losses), then the shallow level, CNL, and CRA.
-Each run has a folder of its own, <run-dir>/<row>/seed-<n>; the same command goes on where an interrupted one stopped,
-and leaves finished runs alone. Stage 1 takes the place of stage 2 in rows without CRA, for as many epochs.
+The rows build on one another: the method's baseline first, then one more of its parts in each row. Each run has a
+folder of its own, <run-dir>/<row>/seed-<n>; the same command goes on where an interrupted one stopped, and leaves
+finished runs alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdcl import distributed  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
-from sdcl.frame.checkpoints import read_json  # noqa: E402
+from sdcl.files import read_json  # noqa: E402
 from sdcl.frame.cli import parse_training  # noqa: E402
 from sdcl.frame.method import Method, method_named  # noqa: E402
 from sdcl.settings import RunSettings  # noqa: E402

@@ -2,7 +2,7 @@
 band.
 
     python scripts/compare.py runs/sysu --published sysu
-    python scripts/compare.py runs/sysu runs/sysu-bf16 runs/sysu-no-cra
+    python scripts/compare.py runs/sysu runs/sysu-bf16 runs/sysu-seed2
     python scripts/compare.py runs/regdb --published regdb --output regdb.png
 
 A run over RegDB's trials counts as one run for each of its trials. Without --published the runs' own data set decides,

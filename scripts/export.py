@@ -5,10 +5,10 @@
     python scripts/export.py labels runs/demo --output labels
     python scripts/export.py model --checkpoint runs/demo/best.pth --modality visible --output visible.pt2
 
-embeddings: each level of the method (SDCL: `deep` and `shallow`) [N, d] float32, and `paths`; of a test set also
+embeddings: each level of the method's network by its name [N, d] float32, and `paths`; of a test set also
             `identities` and `cameras`, and all names once with `visible_`, once with `infrared_` before them.
 labels:     what the run's next epoch would train with, of a method that clusters: visible.npy and infrared.npy (int64,
-            -1 = none, rows as in visible.txt and infrared.txt); SDCL: also visible_clusters.npy, the visible rows' own.
+            -1 = none, rows as in visible.txt and infrared.txt), and what else the method has of them.
 model:      normalised images [B, 3, H, W] to the levels, for any B: an exported program (.pt2), or ONNX (.onnx, which
             needs the packages onnx and onnxscript). The file is compared with the network before it is kept.
 """

@@ -32,7 +32,7 @@ from sdcl.data.synthetic.cameras import draw_image  # noqa: E402
 from sdcl.data.synthetic.settings import VISIBLE_CAMERAS, SyntheticConfig  # noqa: E402
 from sdcl.data.transforms import MEAN, STD, RandomErasing, exchange_visible  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.frame.checkpoints import write_atomically  # noqa: E402
+from sdcl.files import write_atomically  # noqa: E402
 from sdcl.models import SDCLModel, build_model, published_state_dict  # noqa: E402
 from sdcl.seeds import seed_everything  # noqa: E402
 

@@ -1,7 +1,6 @@
 """Memories of embeddings that losses compare with and that training moves (method page, sections 4 and 9.2).
 
-Self-contained: copy this file. SDCL has two kinds, one of each per modality and level (deep, shallow), rebuilt every
-epoch:
+Self-contained: copy this file. SDCL has two kinds, one of each per modality and level, rebuilt every epoch:
 
 - `ClusterMemory`: one unit vector a cluster. Its loss is a cross-entropy over all clusters; its rows move *in the
   backward pass* of that loss. `ClusterLogits` is the same memory without the loss, for methods that need the logits.

@@ -10,7 +10,8 @@ import torch
 from sdcl.config import PRESETS, Config, ModelConfig
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
-from sdcl.frame.checkpoints import pack, save_checkpoint, write_json
+from sdcl.files import write_json
+from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.frame.retrieval import METRICS
 from sdcl.models import build_model
 

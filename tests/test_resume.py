@@ -24,8 +24,9 @@ from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.errors import UserError
+from sdcl.files import write_atomically, write_json
 from sdcl.frame import run as run_module
-from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint, write_atomically, write_json
+from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint
 from sdcl.frame.cli import how_to_go_on
 from sdcl.models import build_model
 

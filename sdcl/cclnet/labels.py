@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdcl.clustering import cluster
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import write_atomically
+from sdcl.files import write_atomically
 from sdcl.memory import cluster_centers
 
 __all__ = ["LABEL_FILES", "cluster_modality", "read_labels", "write_labels"]

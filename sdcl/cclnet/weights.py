@@ -16,7 +16,7 @@ from sdcl.cclnet.model import CCLNetModel
 from sdcl.cclnet.text import CONTEXT_LENGTH, LEARNED, PREFIXES, SUFFIX
 from sdcl.cclnet.torchscript import is_torchscript, read_torchscript
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import write_atomically
+from sdcl.files import write_atomically
 from sdcl.tensor_files import fill, read_weights, tensors_in
 
 __all__ = ["load_clip", "load_published", "published_names", "published_state", "read_clip", "save_published"]

@@ -29,7 +29,7 @@ from sdcl.data.loading import evaluation_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.transforms import resize
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import remove_leftovers, write_atomically
+from sdcl.files import remove_leftovers, write_atomically
 from sdcl.settings import RunSettings
 
 __all__ = ["CachedImages", "PixelReader", "build_caches", "pixel_reader"]

@@ -1,11 +1,8 @@
-"""Checkpoints that a kill or a full disk cannot damage, and what is in them."""
+"""Checkpoints: what is in them, writing and reading."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from torch import nn
 
 from sdcl.errors import UserError
+from sdcl.files import write_atomically
 from sdcl.settings import RunSettings
 from sdcl.tensor_files import fill, read_weights
 from sdcl.version import __version__
@@ -23,11 +21,7 @@ __all__ = [
     "load_weights",
     "pack",
     "read_checkpoint",
-    "read_json",
-    "remove_leftovers",
     "save_checkpoint",
-    "write_atomically",
-    "write_json",
 ]
 
 FORMAT = "sdcl-1"
@@ -37,61 +31,6 @@ CONTENTS = {
     "model": dict, "config": dict, "epoch": int, "trial": int, "fingerprint": str, "metrics": dict, "code_version": str,
 }  # fmt: skip
 """What every checkpoint holds beside its format and method, and its type."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, syncs it to disk and renames it; `path` is old or new, never
-    half. A kill in between leaves the temporary file (`remove_leftovers`).
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; what was there before is whole.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)                                       # the rename itself
-        os.close(folder)
-    except (OSError, RuntimeError) as error:                   # torch.save turns a full disk into a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"cannot write {path}: {reason}. A file of this name that was there before is whole. Free space, or "
-            "correct the permissions, and repeat (training: with --resume auto)"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Deletes what killed writes left in a folder that nobody else writes to."""
-    for temporary in sorted(folder.glob(".*.tmp")):
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes indented JSON atomically."""
-    write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that this project wrote.
-
-    Raises:
-        UserError: the file cannot be read, or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:  # no JSON, or no UTF-8
-        data = None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object. Restore it, or delete it and run again")
-    return data
 
 
 def pack(
@@ -120,7 +59,12 @@ def pack(
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Writes a packed checkpoint, with whatever else a run needs to go on from it."""
-    write_atomically(path, lambda p: torch.save(dict(checkpoint), p))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given the name alone, torch would not say why a write failed
+            torch.save(dict(checkpoint), file)
+
+    write_atomically(path, write)
 
 
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:

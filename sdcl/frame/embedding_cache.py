@@ -15,7 +15,7 @@ from torch import nn
 from sdcl import distributed
 from sdcl.data.records import MODALITIES
 from sdcl.data.verify import data_fingerprint
-from sdcl.frame.checkpoints import write_atomically
+from sdcl.files import write_atomically
 from sdcl.frame.embedding import Levels, device_of
 from sdcl.frame.method import Method
 from sdcl.frame.retrieval import TestSet, embed_test_set

@@ -14,7 +14,8 @@ from torch.export import Dim
 
 from sdcl.data.records import IMAGE_SUFFIXES, images_below
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import read_checkpoint, write_atomically
+from sdcl.files import write_atomically
+from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.embedding import embed_paths
 from sdcl.frame.embedding_cache import embedding_arrays
 from sdcl.frame.method import Method, load_network, method_of

@@ -125,7 +125,7 @@ def _against_truth(line: dict[str, Any], modality: str, other: str) -> str:
 
 
 def _short(name: str) -> str:
-    """Terms as they fit beside a bar: cluster_infrared_deep → c_inf_deep."""
+    """Terms as they fit beside a bar: cluster_infrared_global → c_inf_glob."""
     return "_".join(part[:1] if i == 0 and "_" in name else part[:4] for i, part in enumerate(name.split("_")))
 
 

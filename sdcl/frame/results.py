@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sdcl import distributed
 from sdcl.data.sets import SETS
-from sdcl.frame.checkpoints import load_weights, read_checkpoint, write_json
+from sdcl.files import write_json
+from sdcl.frame.checkpoints import load_weights, read_checkpoint
 from sdcl.frame.method import Method
 from sdcl.frame.progress import result_table
 from sdcl.frame.retrieval import (

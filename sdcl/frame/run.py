@@ -28,17 +28,8 @@ from torch.optim import Optimizer
 
 from sdcl import distributed
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import (
-    CONTENTS,
-    load_weights,
-    pack,
-    read_checkpoint,
-    read_json,
-    remove_leftovers,
-    save_checkpoint,
-    write_atomically,
-    write_json,
-)
+from sdcl.files import read_json, remove_leftovers, write_atomically, write_json
+from sdcl.frame.checkpoints import CONTENTS, load_weights, pack, read_checkpoint, save_checkpoint
 from sdcl.frame.curves import Curves
 from sdcl.frame.method import Method
 from sdcl.settings import RunSettings

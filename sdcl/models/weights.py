@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sdcl.config import PATCH, ModelConfig
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import FORMAT, write_atomically
+from sdcl.files import write_atomically
+from sdcl.frame.checkpoints import FORMAT
 from sdcl.models.sdcl_model import SDCLModel
 from sdcl.tensor_files import fill, first_names, read_weights, tensors_in
 

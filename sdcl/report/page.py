@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import read_checkpoint, write_atomically
+from sdcl.files import write_atomically
+from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.embedding import Levels
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.method import load_network

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import read_json
+from sdcl.files import read_json
 from sdcl.frame.method import Method, method_named
 from sdcl.frame.published import Curve
 from sdcl.frame.run import read_log

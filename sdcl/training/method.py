@@ -60,6 +60,7 @@ METHOD = Method(
     parts={"stage1": "stage 1 alone"},
     published=PUBLISHED,
     sections=_sections,
+    # Without CRA there is no second stage: the first one trains for as many epochs instead.
     ablation={
         "baseline": ("baseline", ["--no-shallow", "--no-cnl", "--no-cra"]),
         "shallow-deep": ("+ shallow-deep", ["--no-cnl", "--no-cra"]),
