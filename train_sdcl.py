@@ -34,6 +34,7 @@ from sdcl.frame.retrieval import TestSet, embed_test_set, evaluate, load_test_se
 from sdcl.frame.run import Clock, Run
 from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts
 from sdcl.seeds import seed_everything
+from sdcl.training.branch import begin_stage2, build_stage1
 from sdcl.training.checks import check_labels, diagnose_epoch
 from sdcl.training.labels import PseudoLabels, make_labels
 from sdcl.training.losses import build_memories
@@ -53,13 +54,15 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
     model = forward.model
     run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, METHOD, config, trial, data.fingerprint)
     saved = run.restore(model=model, optimizer=optimizer).get("labels")
+    if config.stage1 and run.next_epoch == 0:
+        progress.say(begin_stage2(run, config, model, optimizer))
     good = PseudoLabels(**saved).to(device) if saved else None  # the last labels that could be trained on
 
     for epoch in range(run.next_epoch, config.epochs):
         settings, clock = config.at(epoch), Clock()
         seed_everything(config.seed, trial, epoch, distributed.rank())
         if settings.stage == 2 and epoch > 0 and config.at(epoch - 1).stage == 1:
-            run.go_on_from_best(model, keep_as="stage1")  # section 6: the selected stage-1 weights
+            run.go_on_from_best(model, keep_as="stage1", optimizer=optimizer)  # section 6: the selected stage-1 weights
             good = None
 
         with clock("embed"):
@@ -93,9 +96,9 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
 
 
 def initial_model(config: Config, trial: int) -> Any:
-    """The model with its initial weights (section 1), on the CPU."""
+    """The model with its initial weights (section 1), or those of a finished stage 1, on the CPU."""
     seed_everything(config.seed, trial, "weights")
-    return build_model(config.model)
+    return build_stage1(config, trial) if config.stage1 else build_model(config.model)
 
 
 def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaForward, SGD]:

@@ -8,6 +8,7 @@ that no other file knows when a stage starts or a weight changes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from sdcl.config.model import ModelConfig
@@ -120,6 +121,9 @@ class Config(RunSettings):
     """Epochs of both stages together."""
     stage2_from: Epoch = 30
     """First epoch of stage 2; it starts from the selected stage-1 weights."""
+    stage1: Path | None = None
+    """Leave stage 1 out and begin stage 2 with these weights: a run's stage1.pth (its optimiser goes on too), or a
+    checkpoint of the published implementation. RegDB: also a run folder with trial-<n>/stage1.pth in it."""
     steps_stage1: Count = 200
     """Steps an epoch in stage 1."""
     steps_stage2: Count = 100
@@ -170,6 +174,11 @@ class Config(RunSettings):
                 f"not divide into {self.bn_replicas} equal batch-normalisation replicas: change --instances or "
                 "--bn-replicas"
             )
+        if self.stage1 is not None and not (self.cra and 0 < self.stage2_from < self.epochs):
+            raise UserError(
+                f"--stage1 begins at stage 2, but these settings have none after a first stage (--stage2-from "
+                f"{self.stage2_from} --epochs {self.epochs}{'' if self.cra else ' --no-cra'})"
+            )
         if self.compile and self.parallel == "dp":
             raise UserError(
                 "--compile does not go with --parallel dp: start a process for each GPU, torchrun --nproc-per-node "
@@ -180,6 +189,11 @@ class Config(RunSettings):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the network's images, in pixels."""
         return self.model.image_height, self.model.image_width
+
+    @property
+    def first_epoch(self) -> int:
+        """The first epoch that a run trains: 0, or that of stage 2 when it begins with stage-1 weights."""
+        return 0 if self.stage1 is None else self.stage2_from
 
     def stage_name(self, epoch: int) -> str:
         """`stage 1` or `stage 2`."""

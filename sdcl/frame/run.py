@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -213,13 +212,25 @@ class Run:
         """The final results, where there are some: an epoch's end takes those of a shorter run away."""
         return read_json(self.results_file) if self.results_file.exists() else None
 
-    def go_on_from_best(self, model: nn.Module, keep_as: str) -> None:
-        """Restores the selected weights and running statistics, and keeps a copy of best.pth as `<keep_as>.pth`;
-        optimisers stay as they are."""
-        load_weights(model, read_checkpoint(self.best), self.best)
+    def go_on_from_best(self, model: nn.Module, keep_as: str, **parts: nn.Module | Optimizer) -> None:
+        """Restores the selected weights and running statistics, and keeps best.pth as `<keep_as>.pth` too, with the
+        state of `parts` as they stand: what another run can begin from. The parts stay as they are."""
+        checkpoint = read_checkpoint(self.best)
+        load_weights(model, checkpoint, self.best)
         if distributed.is_main():
-            write_atomically(self.folder / f"{keep_as}.pth", lambda p: shutil.copyfile(self.best, p))
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(self.folder / f"{keep_as}.pth", {**checkpoint, **state})
         distributed.barrier()
+
+    def begin_at(self, epoch: int, rank1: float | None, model: nn.Module, **parts: Any) -> None:
+        """Makes a fresh run begin at a later epoch, with these weights as its selected ones; arguments as in `save`.
+
+        Args:
+            epoch: the first one that is trained; the weights count as those of the epoch before it.
+            rank1: what the epochs from here on must exceed to be selected; None: the first one is, whatever it gives.
+        """
+        self.best_epoch, self.best_rank1 = epoch - 1, -1.0 if rank1 is None else rank1
+        self._write(epoch - 1, {} if rank1 is None else {"rank1": rank1}, model, parts, selected=True)
 
     def save(self, line: dict[str, Any], rank1: float | None, model: nn.Module, **parts: Any) -> bool:
         """Ends an epoch: log line, last.pth and, if it is the selected one so far, best.pth. Returns whether it is.
@@ -237,28 +248,35 @@ class Run:
         selected = self.config.select == "last" or (rank1 is not None and rank1 > self.best_rank1)
         if selected:
             self.best_epoch, self.best_rank1 = line["epoch"], self.best_rank1 if rank1 is None else rank1
-        self.next_epoch = line["epoch"] + 1
         if distributed.is_main():
             self.results_file.unlink(missing_ok=True)  # of a shorter run that goes on
             self._append(line)
+        self._write(line["epoch"], {} if rank1 is None else {"rank1": rank1}, model, parts, selected)
+        if self._curves is not None:
+            self._curves.add(line)
+        return selected
+
+    def _write(
+        self, epoch: int, metrics: dict[str, float], model: nn.Module, parts: dict[str, Any], selected: bool
+    ) -> None:
+        """last.pth and, for the selected epoch, best.pth."""
+        self.next_epoch = epoch + 1
+        if distributed.is_main():
             checkpoint = pack(
                 model,
                 self.config,
                 method=self.method.name,
-                epoch=line["epoch"],
+                epoch=epoch,
                 trial=self.trial,
                 fingerprint=self.fingerprint,
-                metrics={} if rank1 is None else {"rank1": rank1},
+                metrics=metrics,
             )
             state = {k: v.state_dict() if isinstance(v, (nn.Module, Optimizer)) else v for k, v in parts.items()}
             state |= {"best_epoch": self.best_epoch, "best_rank1": self.best_rank1}
             save_checkpoint(self.last, {**state, **checkpoint})
             if selected:
                 save_checkpoint(self.best, checkpoint)
-            if self._curves is not None:
-                self._curves.add(line)
         distributed.barrier()
-        return selected
 
     def _append(self, line: dict[str, Any]) -> None:
         try:

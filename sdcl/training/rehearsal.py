@@ -45,7 +45,7 @@ class Rehearsal:
 
     def estimate(self) -> Estimate:
         """What a trial's schedule takes."""
-        epochs = [self.config.at(epoch) for epoch in range(self.config.epochs)]
+        epochs = [self.config.at(epoch) for epoch in range(self.config.first_epoch, self.config.epochs)]
         by_stage = {stage: [s for s in epochs if s.stage == stage] for stage in sorted({s.stage for s in epochs})}
         self._label(epochs[0])  # compiles the clustering, where that was never done
         labels, trains = [], []
@@ -65,7 +65,7 @@ class Rehearsal:
         test_embeddings = {m: x._asdict() for m, x in zip(counts[1], drawn, strict=True)}
         test += test_seconds(METHOD, self.test_set, test_embeddings, self.config)
         # Selected, last and initial weights are tested at the end, and where there are two stages the first one's.
-        final = Phase("final test", test, 2 + len(by_stage))
+        final = Phase("final test", test, 2 + len(by_stage) + (self.config.stage1 is not None))
         phases = [Phase("embed", embed, len(epochs)), *labels, *trains, Phase("test", test, len(epochs)), final]
         return Estimate(phases, steps)
 
