@@ -62,10 +62,10 @@ def test_names_are_parsed_and_sorted(tmp_path: Path) -> None:
 
 
 def test_linked_sub_folders_are_followed(tmp_path: Path) -> None:
-    fill(tmp_path, "elsewhere", ["1_c1_a.jpg"])
     (tmp_path / "bounding_box_train").mkdir()
     for name in ("rgb", "ir"):
-        (tmp_path / "bounding_box_train" / name).symlink_to(tmp_path / "elsewhere")
+        fill(tmp_path, f"elsewhere/{name}", ["1_c1_a.jpg"])
+        (tmp_path / "bounding_box_train" / name).symlink_to(tmp_path / "elsewhere" / name)
     records = [folder.train_records(tmp_path, m) for m in MODALITIES]
     assert [Path(r.path).parent.name for part in records for r in part] == ["rgb", "ir"]
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from sdcl import distributed
 from sdcl.data.images import open_image
 from sdcl.data.loading import evaluation_loader
-from sdcl.data.records import ImageRecord
+from sdcl.data.records import ImageRecord, shown
 from sdcl.data.transforms import resize
 from sdcl.errors import UserError
 from sdcl.files import remove_leftovers, write_atomically
@@ -36,6 +36,9 @@ __all__ = ["CachedImages", "PixelReader", "build_caches", "pixel_reader"]
 
 PixelReader = Callable[[str], np.ndarray]
 """Path of an image -> its pixels, uint8 [height, width, 3], resized. Raises UserError when it cannot be read."""
+
+_CHECKED: dict[tuple[Path, str], Path] = {}
+"""Cache files by folder and name that `build_caches` found to be up to date when the run began."""
 
 BATCH = 64
 """Images that a building process hands over at once."""
@@ -79,7 +82,7 @@ def pixel_reader(
     from_files = transforms.Compose([open_image, resize(*size, interpolation), np.array])
     if folder is None:
         return from_files
-    name = f"{modality}-{interpolation}-{size[0]}x{size[1]}-{_digest(os.path.abspath(path) for path in paths)}"
+    name = _name(paths, modality, size, interpolation)
     file = distributed.from_main(lambda: _built(folder, name, paths, size, from_files, workers))
     return CachedImages(file, paths)
 
@@ -87,7 +90,8 @@ def pixel_reader(
 def build_caches(config: RunSettings, images: Sequence[tuple[str, Mapping[str, Sequence[ImageRecord]]]]) -> None:
     """Builds whatever a run will read, so that a full disk or a broken file is known before it starts.
 
-    Without `config.image_cache`, nothing.
+    Image files are looked at now, whether they have changed since a cache was written; for the rest of the run
+    `pixel_reader` takes these caches as they are. Without `config.image_cache`, nothing.
 
     Args:
         images: what is read: the interpolation of the resize, and records by modality.
@@ -97,27 +101,42 @@ def build_caches(config: RunSettings, images: Sequence[tuple[str, Mapping[str, S
     """
     if config.image_cache is None:
         return
+    _CHECKED.clear()
+    checked = {}
     for interpolation, records in images:
         for modality, rows in records.items():
             paths = [r.path for r in rows]
-            pixel_reader(paths, modality, config.image_size, interpolation, config.image_cache, config.workers)
+            read = pixel_reader(paths, modality, config.image_size, interpolation, config.image_cache, config.workers)
+            if isinstance(read, CachedImages):
+                checked[config.image_cache, _name(paths, modality, config.image_size, interpolation)] = read.file
+    _CHECKED.update(checked)
+
+
+def _name(paths: Sequence[str], modality: str, size: tuple[int, int], interpolation: str) -> str:
+    """What a cache of these images is called, without the state of the images."""
+    return f"{modality}-{interpolation}-{size[0]}x{size[1]}-{_digest(os.path.abspath(path) for path in paths)}"
 
 
 def _built(
     folder: Path, name: str, paths: Sequence[str], size: tuple[int, int], read: PixelReader, workers: int
 ) -> Path:
     """The cache file `<name>-<state of the images>.npy`, written if it is not there."""
+    known = _CHECKED.get((folder, name))
+    if known is not None and known.is_file():
+        return known
     file = folder / f"{name}-{_digest(_states(paths))}.npy"
-    header, shape = io.BytesIO(), (len(paths), *size, 3)
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    needed = header.tell() + math.prod(shape)
-    if _is_whole(file, needed):
+    out, shape = io.BytesIO(), (len(paths), *size, 3)
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    header = out.getvalue()
+    needed = len(header) + math.prod(shape)
+    if _is_whole(file, header, needed):
         return file
     with _only_builder(folder):
-        if _is_whole(file, needed):  # another run has just built it
+        if _is_whole(file, header, needed):  # another run has just built it
             return file
         for old in sorted(folder.glob(f"{name}-*.npy")):
-            _say(f"note: images (or the version of Pillow) have changed since {old} was written: it is made anew")
+            changed = f"images (or the version of Pillow) have changed since {old} was written"
+            _say(f"note: {f'{old} is damaged' if old == file else changed}: it is made anew")
             old.unlink()
         free = shutil.disk_usage(folder).free
         if free < needed:
@@ -126,7 +145,7 @@ def _built(
                 "folder with --image-cache, or leave that option out"
             )
         _say(f"image cache: writing {file} ({needed / 1e9:.2f} GB)")
-        write_atomically(file, lambda temporary: _write(temporary, header.getvalue(), paths, read, workers))
+        write_atomically(file, lambda temporary: _write(temporary, header, paths, read, workers))
     return file
 
 
@@ -142,8 +161,12 @@ def _write(file: Path, header: bytes, paths: Sequence[str], read: PixelReader, w
             bar.update(len(batch))
 
 
-def _is_whole(file: Path, size: int) -> bool:
-    return file.is_file() and file.stat().st_size == size
+def _is_whole(file: Path, header: bytes, size: int) -> bool:
+    """Whether a file has the length of a cache and begins as one."""
+    if not file.is_file() or file.stat().st_size != size:
+        return False
+    with open(file, "rb") as opened:
+        return opened.read(len(header)) == header
 
 
 def _states(paths: Sequence[str]) -> Iterator[str]:
@@ -153,13 +176,15 @@ def _states(paths: Sequence[str]) -> Iterator[str]:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; the file was there a moment ago, or is a broken link") from None
+            raise UserError(
+                f"{shown(path)}: {error.strerror}; the file was there a moment ago, or is a broken link"
+            ) from None
         yield f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _digest(parts: Iterator[str]) -> str:
     """12 hexadecimal digits."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 @contextmanager

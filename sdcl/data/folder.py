@@ -15,7 +15,16 @@ import re
 
 import numpy as np
 
-from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet, identity_and_camera, images_below
+from sdcl.data.records import (
+    DEMO_HINT,
+    MODALITIES,
+    ImageRecord,
+    Task,
+    TestSet,
+    identity_and_camera,
+    images_below,
+    shown,
+)
 from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
 
@@ -99,16 +108,18 @@ def _records(folder: str) -> dict[str, list[ImageRecord]]:
             f"{folder}: no such folder; a data folder of this kind holds {TRAINING}, {QUERY} and {GALLERY}: put your "
             f"images there, or name their folder with --data-dir ({DEMO_HINT})"
         )
+    root, part = os.path.split(folder)
+    apart = [os.path.join(root, other) for other in (TRAINING, QUERY, GALLERY) if other != part]
     records: dict[str, list[ImageRecord]] = {m: [] for m in MODALITIES}
-    for path in images_below(folder):
-        numbers = identity_and_camera(os.path.basename(path))
+    for path in images_below(folder, apart):
+        numbers = identity_and_camera(path)
         if numbers is None:
-            raise UserError(f"{path}: the name does not begin with <id>_c<camera>; {_RULE}")
+            raise UserError(f"{shown(path)}: the name does not begin with <id>_c<camera>; {_RULE}")
         words = re.split(r"[_\-.\s/\\]+", os.path.relpath(path, folder).lower())
         modalities = sorted({WORDS[word] for word in words if word in WORDS})
         if len(modalities) != 1:
             said = "both modalities" if modalities else "no modality"
-            raise UserError(f"{path}: the name says {said}; {_RULE}")
+            raise UserError(f"{shown(path)}: the name says {said}; {_RULE}")
         if numbers[0] != JUNK:
             records[modalities[0]].append(ImageRecord(path, *numbers))
     return records

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdcl.data.records import list_names
+from sdcl.data.records import list_names, shown
 from sdcl.data.verify import CheckReport
 from sdcl.errors import UserError
 
@@ -116,10 +116,17 @@ def _link_or_copy(source: str, destination: str) -> None:
     try:
         os.link(source, destination)
         return
+    except FileExistsError:
+        if os.path.isdir(destination) or not _same_size(destination, source):
+            raise
+        return  # another run that prepares the same was first
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
     folder, name = os.path.split(destination)
-    partial = os.path.join(folder, _PARTIAL + name)
-    shutil.copyfile(source, partial)
+    partial = os.path.join(folder, f"{_PARTIAL}{os.getpid()}-{name}")
+    try:
+        shutil.copyfile(source, partial)
+    except shutil.SpecialFileError:
+        raise UserError(f"{shown(source)}: a FIFO or a device, not a file; remove it") from None
     os.replace(partial, destination)

@@ -2,8 +2,10 @@
 
 import os
 import re
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -81,26 +83,104 @@ def list_names(folder: str | os.PathLike[str]) -> list[str]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def images_below(folder: str | os.PathLike[str]) -> list[str]:
+def images_below(folder: str | os.PathLike[str], apart: Sequence[str | os.PathLike[str]] = ()) -> list[str]:
     """Paths of the images (`IMAGE_SUFFIXES`) in a folder and its sub-folders, linked ones too, sorted as text.
 
-    Hidden files and folders are left out. Raises UserError when a folder is missing or may not be read.
+    Each real folder is read once, whatever number of links leads to it. Hidden files and folders are left out.
+
+    Args:
+        apart: folders that none of the links may lead into: the other parts of the set.
+
+    Raises:
+        UserError: a folder is missing or may not be read, or a link leads into a folder of `apart` or back to one that
+            holds all of this.
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{shown(error.filename)}: cannot be read ({error.strerror})") from None
 
-    paths = []
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not is_junk(name)]
-        paths += [os.path.join(place, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not is_junk(n)]
+    others = [os.path.realpath(other) for other in apart]
+    paths, seen, waiting = [], set(), [os.fspath(folder)]
+    while waiting:  # real folders first, then what links lead to, so that a folder's own name counts
+        links = []
+        for start in sorted(waiting):
+            target = os.path.realpath(start)
+            if start != os.fspath(folder):
+                _check_link(start, target, os.path.realpath(folder), others)
+            for place, folders, names in os.walk(start, onerror=refuse):
+                real = os.path.realpath(place)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                inner = [os.path.join(place, name) for name in folders if not is_junk(name)]
+                links += [path for path in inner if os.path.islink(path)]
+                folders[:] = [os.path.basename(path) for path in inner if not os.path.islink(path)]
+                images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not is_junk(n)]
+                paths += [os.path.join(place, n) for n in images]
+        waiting = links
     return sorted(paths)
 
 
-def identity_and_camera(name: str) -> tuple[int, int] | None:
-    """The numbers of a file name that begins with `<id>_c<camera>`, padded with zeros or not; None for another name."""
-    match = _NAME.match(name)
-    return (int(match[1]), int(match[2])) if match else None
+def _check_link(link: str, target: str, root: str, others: Sequence[str]) -> None:
+    """UserError where a linked folder holds, or lies in, another part of the set, or holds the folder that is read."""
+    for other in [*others, root]:
+        if _holds(target, other) and other != target or other != root and _holds(other, target):
+            raise UserError(
+                f"{shown(link)}: this link leads to {shown(target)}, which belongs to another part of the set or holds "
+                "all of this one; remove the link"
+            )
+
+
+def _holds(folder: str, path: str) -> bool:
+    return os.path.commonpath([folder, path]) == folder
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a regular file to read its bytes. UserError for a FIFO or a device, which might never answer; OSError as
+    `open` raises it."""
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{shown(path)}: a FIFO or a device, not a file; remove it")
+    return file
+
+
+def path_below(data_dir: str | os.PathLike[str], relative: str, where: str) -> str:
+    """`data_dir` joined with a path of a list; UserError, beginning with `where`, for one that leads out of it."""
+    if "\\" in relative:
+        raise UserError(f"{where}: {shown(relative)[:80]!r} has \\ in it; the paths of a list are written with /")
+    if "\0" in relative:
+        raise UserError(f"{where}: {shown(relative)[:80]!r} holds a zero byte; restore the released file")
+    root = os.path.abspath(data_dir)
+    path = os.path.normpath(os.path.join(root, relative))
+    if not _holds(root, path) or path == root:
+        raise UserError(f"{where}: {shown(relative)[:80]!r} leads out of {data_dir}; restore the released file")
+    return os.path.join(data_dir, os.path.relpath(path, root))
+
+
+def whole_number(text: str, where: str) -> int:
+    """The number that digits say; UserError, beginning with `where`, for one that no data set needs (int64)."""
+    if len(text.lstrip("-0")) > 18:
+        raise UserError(
+            f"{where}: the number {text[:20]}… is too large: identities, labels and cameras have at most 18 digits"
+        )
+    return int(text)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as it can be printed anywhere: bytes of its name that are not UTF-8 as \\x…"""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def identity_and_camera(path: str) -> tuple[int, int] | None:
+    """The numbers of a file whose name begins with `<id>_c<camera>`, padded with zeros or not; None for another name.
+
+    Raises UserError where they are too large for a number of 64 bits.
+    """
+    match = _NAME.match(os.path.basename(path))
+    return (whole_number(match[1], shown(path)), whole_number(match[2], shown(path))) if match else None
 
 
 def market_records(folder: str | os.PathLike[str]) -> list[ImageRecord]:
@@ -111,10 +191,10 @@ def market_records(folder: str | os.PathLike[str]) -> list[ImageRecord]:
     """
     records = []
     for name in list_names(folder):
-        numbers = identity_and_camera(name)
+        numbers = identity_and_camera(os.path.join(folder, name))
         if numbers is None:
             raise UserError(
-                f"{os.path.join(folder, name)}: the name is not of the form <id>_c<camera>_<image>; "
+                f"{shown(os.path.join(folder, name))}: the name is not of the form <id>_c<camera>_<image>; "
                 "move the file elsewhere or rename it"
             )
         records.append(ImageRecord(os.path.join(folder, name), *numbers))

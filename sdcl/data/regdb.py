@@ -7,7 +7,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from sdcl.data.records import (
     TestSet,
     market_records,
     modality_folder,
+    open_regular,
+    path_below,
+    shown,
+    whole_number,
 )
 from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
@@ -147,8 +151,8 @@ def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, tr
     modality_folder(modality)  # checks the name
     path = os.path.join(data_dir, "idx", f"{split}_{_LIST_NAMES[modality]}_{trial}.txt")
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            lines = file.read().splitlines()
+        with open_regular(path) as file:  # names that are not UTF-8 are carried through
+            lines = file.read().decode("utf-8-sig", "surrogateescape").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: no such file; put RegDB as released (Visible, Thermal and idx) into {data_dir}, "
@@ -162,7 +166,7 @@ def list_records(data_dir: str | os.PathLike[str], split: str, modality: str, tr
     absent = [record.path for record in records if not os.path.isfile(record.path)]
     if absent:
         raise UserError(
-            f"{path}: {len(absent):,} of {len(records):,} listed images do not exist, the first is {absent[0]}; "
+            f"{path}: {len(absent):,} of {len(records):,} listed images do not exist, the first is {shown(absent[0])}; "
             "the copy of RegDB is incomplete: copy the missing files"
         )
     return records
@@ -179,11 +183,8 @@ def _parse(line: str, data_dir: str | os.PathLike[str], where: str) -> ImageReco
     """One line `relative/path.bmp label`; `where` names it in errors."""
     parts = line.rsplit(maxsplit=1)
     if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
-        raise UserError(f"{where}: must read `path.bmp label`, but is {line[:80]!r}; restore the released file")
-    relative = PurePosixPath(parts[0])
-    if relative.is_absolute() or ".." in relative.parts or "\\" in parts[0] or "\0" in parts[0]:
-        raise UserError(f"{where}: {parts[0][:80]!r} leads out of {data_dir}; restore the released file")
-    return ImageRecord(os.path.join(data_dir, *relative.parts), int(parts[1]), CAMERA)
+        raise UserError(f"{where}: must read `path.bmp label`, but is {shown(line)[:80]!r}; restore the released file")
+    return ImageRecord(path_below(data_dir, parts[0], where), whole_number(parts[1], where), CAMERA)
 
 
 def _first_images(records: list[ImageRecord]) -> list[ImageRecord]:

@@ -54,6 +54,10 @@ class DataSet:
     """What Rank-k counts: the identities of a ranked list, each at its first image, or the images themselves."""
     removal: Removal | None = None
     """Gallery images that do not count for a query; None: all do."""
+    same_identities: bool = True
+    """Whether a number means the same person in training and test lists; RegDB's labels start again at 0."""
+    mend_split: str = "move the images of either part elsewhere"
+    """What to do when training and test overlap."""
     draw: Callable[[Path, SyntheticConfig], object] | None = None
     """Draws synthetic people in this layout, ready to be trained on; None: they have no such layout."""
 
@@ -103,6 +107,7 @@ SETS: dict[str, DataSet] = {
         multi_shot=True,
         rank_on="identities",
         removal=same_place,
+        mend_split="restore the released lists, remove rgb_modify and ir_modify, and prepare again",
         draw=_draw_sysu,
     ),
     "regdb": DataSet(
@@ -113,6 +118,8 @@ SETS: dict[str, DataSet] = {
         modes=("visible_to_thermal", "thermal_to_visible"),
         published=regdb.PUBLISHED,
         trials=regdb.TRIALS,
+        same_identities=False,
+        mend_split="restore the released lists, remove rgb_modify and ir_modify, and prepare again",
         draw=_draw_regdb,
     ),
     "folder": DataSet(

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +21,7 @@ from sdcl.data.records import (
     list_names,
     market_records,
     modality_folder,
+    open_regular,
 )
 from sdcl.data.verify import CheckReport, Count, count_report
 from sdcl.errors import UserError
@@ -219,6 +221,12 @@ def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:
             f"{data_dir}: {', '.join(absent)} not found; put SYSU-MM01 as released (cam1 … cam6 and exp) there, "
             f"or name its folder with --data-dir ({DEMO_HINT})"
         )
+    for name in folders[:-1]:
+        if os.path.isdir(os.path.join(data_dir, name, name)):
+            raise UserError(
+                f"{os.path.join(data_dir, name, name)}: unpacked one level too deep; move what it holds up into "
+                f"{os.path.join(data_dir, name)}"
+            )
     training = sorted({*read_ids(data_dir, "train_id.txt"), *read_ids(data_dir, "val_id.txt")})
     test = sorted(set(read_ids(data_dir, "test_id.txt")))
     both = sorted({*training} & {*test})
@@ -228,7 +236,9 @@ def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:
             "restore the released id lists"
         )
     cameras = [camera for modality in MODALITIES for camera in CAMERAS[modality]]
-    seen = {record.identity for record in _raw_images(data_dir, cameras, training + test)}
+    images = _raw_images(data_dir, cameras, training + test)
+    _check_cameras(data_dir, images, training, test)
+    seen = {record.identity for record in images}
     unseen = [identity for identity in training + test if identity not in seen]
     if unseen:
         raise UserError(
@@ -236,6 +246,20 @@ def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:
             f"({len(unseen)} such ids); the copy of the data set is incomplete: copy the missing folders"
         )
     return training, test
+
+
+def _check_cameras(
+    data_dir: str | os.PathLike[str], images: list[ImageRecord], training: list[int], test: list[int]
+) -> None:
+    """UserError where training or test has no image of a modality, which names the cameras that hold nothing."""
+    for part, ids in (("training", {*training}), ("test", {*test})):
+        filled = {record.camera for record in images if record.identity in ids}
+        for modality, cameras in CAMERAS.items():
+            if filled and not filled & {*cameras}:
+                raise UserError(
+                    f"{data_dir}: {' and '.join(f'cam{c}' for c in cameras)} hold no {modality} image of a {part} "
+                    "identity; the copy of the data set is incomplete: copy these folders"
+                )
 
 
 def raw_records(data_dir: str | os.PathLike[str], modality: str, identities: Iterable[int]) -> list[ImageRecord]:
@@ -247,8 +271,8 @@ def read_ids(data_dir: str | os.PathLike[str], name: str) -> list[int]:
     """Ids of `exp/<name>`: one line of numbers in 0…9999, separated by commas. Raises UserError."""
     path = os.path.join(data_dir, "exp", name)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            text = file.read()
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig", "replace")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is part of SYSU-MM01 as released, copy it there") from None
     except OSError as error:
@@ -260,7 +284,11 @@ def read_ids(data_dir: str | os.PathLike[str], name: str) -> list[int]:
                 f"{path}: must be one line of ids (0…9999) separated by commas, but holds {entry[:40]!r}; "
                 "restore the released file"
             )
-    return [int(entry) for entry in entries]
+    identities = [int(entry) for entry in entries]
+    twice = [identity for identity, count in Counter(identities).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: it names id {twice[0]} twice ({len(twice)} such ids); restore the released file")
+    return identities
 
 
 def _raw_images(

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from sdcl.data.images import find_unreadable
-from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet
+from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet, whole_number
 from sdcl.data.verify import CheckReport, CheckRow, Count
 from sdcl.errors import UserError
 
@@ -123,12 +123,12 @@ def _parse(line: str, where: str) -> tuple[PurePosixPath, int, int]:
     match = _LINE.fullmatch(line.strip())
     if not match:
         raise UserError(f"{where}: must read `path id camera`, but is {line[:80]!r}; restore the released file")
-    relative, camera = PurePosixPath(match[1]), int(match[3])
+    relative, camera = PurePosixPath(match[1]), whole_number(match[3], where)
     if relative.is_absolute() or ".." in relative.parts or "\\" in match[1] or "\0" in match[1]:
         raise UserError(f"{where}: {match[1][:80]!r} leads out of the data folder; restore the released file")
     if camera not in (1, 2, 3):
         raise UserError(f"{where}: camera {camera} is unknown (1 is visible, 2 and 3 are infrared)")
-    return relative, int(match[2]), camera
+    return relative, whole_number(match[2], where), camera
 
 
 def _root(data_dir: str | os.PathLike[str], split: str, first: PurePosixPath) -> str:

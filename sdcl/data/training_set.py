@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdcl import distributed
-from sdcl.data.images import unreadable_images
-from sdcl.data.records import MODALITIES, ImageRecord
-from sdcl.data.sets import SETS
+from sdcl.data.images import file_key, unreadable_images
+from sdcl.data.records import MODALITIES, ImageRecord, shown
+from sdcl.data.sets import SETS, DataSet
 from sdcl.data.synthetic import SyntheticConfig
 from sdcl.data.verify import CheckReport, data_fingerprint
 from sdcl.errors import UserError
@@ -48,6 +52,7 @@ def load_training_set(config: RunSettings, trial: int) -> TrainingSet:
     report = distributed.from_main(check)
     records = _records(config, trial)
     unreadable = unreadable_images(records, "training", config.skip_unreadable)
+    distributed.from_main(lambda: _check_apart(config, trial, records))
     readable = {m: [r for r in part if r.path not in unreadable] for m, part in records.items()}
     return TrainingSet(readable, _fingerprint(records), report)
 
@@ -65,12 +70,57 @@ def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
     return data_fingerprint([r for m in MODALITIES for r in records[m]])
 
 
+def _check_apart(config: RunSettings, trial: int, records: Mapping[str, Sequence[ImageRecord]]) -> None:
+    """UserError where an image is in training and test both, or, in a published split, an identity; where a folder of
+    one's own has identities in both, a warning.
+
+    Identity 0 stands for an unknown one there. The test itself may be missing or malformed: whoever reads it will say.
+    """
+    rules = SETS[config.dataset]
+    try:
+        test = [r for part in rules.test_set(config.data_dir, trial).images.values() for r in part]
+    except UserError:
+        return
+    training = [r for part in records.values() for r in part]
+    tested = {key: r.path for r in test for key in _file_keys(r.path, rules)}
+    shared = [(r.path, tested[key]) for r in training for key in _file_keys(r.path, rules) if key in tested]
+    if shared:
+        first, other = shared[0]
+        raise UserError(
+            f"{config.data_dir}: {len(shared):,} training images are test images, too, such as {shown(first)} "
+            f"({shown(other)}); {rules.mend_split}"
+        )
+    if not rules.same_identities:
+        return
+    known = {r.identity for r in training} & {r.identity for r in test}
+    if rules.published is not None and known:
+        raise UserError(
+            f"{config.data_dir}: {len(known):,} training identities are test identities, too, such as {min(known)}; "
+            f"{rules.mend_split}"
+        )
+    if known - {0}:
+        print(
+            f"warning: {config.data_dir}: {len(known - {0}):,} training identities are test identities, too, such as "
+            f"{min(known - {0})}: if they are the same people, the test says nothing about others",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _file_keys(path: str, rules: DataSet) -> list[object]:
+    """What tells a file apart: itself and, where numbers cannot, the name that a prepared copy keeps, with its size."""
+    if rules.same_identities:
+        return [file_key(path)]
+    name = re.sub(r"^-?\d+_c\d+_", "", os.path.basename(path))
+    return [file_key(path), (name, os.path.getsize(path) if os.path.exists(path) else 0)]
+
+
 def _draw(config: RunSettings) -> None:
     draw = SETS[config.dataset].draw
     if draw is None:
         raise UserError(
             f"--synthetic-seed {config.synthetic_seed} draws people in the layouts of SYSU-MM01 and RegDB alone: leave "
-            "it away, or choose another preset"
+            "the option out, or choose another preset"
         )
     train, test = config.synthetic_identities
     people = SyntheticConfig(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sdcl.data.images import find_unreadable
-from sdcl.data.records import ImageRecord
+from sdcl.data.records import ImageRecord, shown
 from sdcl.errors import UserError
 
 Count = int | str
@@ -67,7 +67,7 @@ class CheckReport:
         """One line: all is well, or what is wrong and what it costs."""
         parts = []
         if self.unreadable:
-            first = next(iter(self.unreadable))
+            first = shown(next(iter(self.unreadable)))
             parts.append(f"{len(self.unreadable):,} of {self.opened:,} files cannot be read (the first: {first})")
         if self.differing:
             listed = "; ".join(_difference(row) for row in self.differing)
@@ -117,8 +117,10 @@ def data_fingerprint(records: Sequence[ImageRecord]) -> str:
         try:
             size = os.path.getsize(path)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; the file was there a moment ago, or is a broken link") from None
-        digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode())
+            raise UserError(
+                f"{shown(path)}: {error.strerror}; the file was there a moment ago, or is a broken link"
+            ) from None
+        digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -117,22 +118,11 @@ def _write(
     """Write all pictures, then the lists, then the marker; the lists are missing as long as a picture may be."""
     marker = json.dumps({"layout": layout, "renderer": RENDERER, **asdict(config)}, indent=1) + "\n"
     try:
-        if not _claim(root, marker):
-            return
-        for folder in sorted({root / Path(picture.path).parent for pictures in identities for picture in pictures}):
-            folder.mkdir(parents=True, exist_ok=True)
-        total = sum(map(len, identities))
-        draw = partial(_write_identity, root, replace(config, counts=None))
-        with (
-            _mapper(workers or min(_cores(), 1 + total // 1000)) as mapper,
-            tqdm(total=total, desc=f"drawing {root}", unit="image", disable=not progress) as bar,
-        ):
-            for written in mapper(draw, identities):
-                bar.update(written)
-        for name, text in lists.items():
-            (root / name).parent.mkdir(exist_ok=True)
-            (root / name).write_text(text)
-        os.replace(root / UNFINISHED, root / FINISHED)
+        root.mkdir(parents=True, exist_ok=True)
+        with _only_writer(root):
+            if not _claim(root, marker):
+                return
+            _draw_all(root, config, identities, lists, workers, progress)
     except OSError as error:
         raise UserError(
             f"cannot write the synthetic set to {root}: {error}; free space or choose another folder"
@@ -143,12 +133,47 @@ def _write(
         ) from error
 
 
+@contextmanager
+def _only_writer(root: Path) -> Iterator[None]:
+    """Two runs that want the same set: one draws it, the other waits and finds it drawn."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot lock
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _draw_all(
+    root: Path,
+    config: SyntheticConfig,
+    identities: list[list[_Picture]],
+    lists: dict[str, str],
+    workers: int | None,
+    progress: bool,
+) -> None:
+    for folder in sorted({root / Path(picture.path).parent for pictures in identities for picture in pictures}):
+        folder.mkdir(parents=True, exist_ok=True)
+    total = sum(map(len, identities))
+    draw = partial(_write_identity, root, replace(config, counts=None))
+    with (
+        _mapper(workers or min(_cores(), 1 + total // 1000)) as mapper,
+        tqdm(total=total, desc=f"drawing {root}", unit="image", disable=not progress) as bar,
+    ):
+        for written in mapper(draw, identities):
+            bar.update(written)
+    for name, text in lists.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    os.replace(root / UNFINISHED, root / FINISHED)
+
+
 def _claim(root: Path, marker: str) -> bool:
     """True if root is now marked as an unfinished set of this config, False if it holds the finished one.
 
     Raises UserError if it holds anything else.
     """
-    root.mkdir(parents=True, exist_ok=True)
     present = [name for name in (FINISHED, UNFINISHED) if (root / name).exists()]
     others = len(list(root.iterdir())) - len(present)
     if not present and others:
