@@ -230,7 +230,7 @@ def one_level_too_deep(root: Path) -> None:
 
 LAYOUTS = {
     "one modality": (make_sysu, without_cameras(3, 6), "cam3 and cam6 hold no infrared image of a training identity"),
-    "too deep": (make_sysu, one_level_too_deep, "cam4/cam4: unpacked one level too deep"),
+    "too deep": (make_sysu, one_level_too_deep, "cam4/cam4: unpacked a level too low"),
     "an id twice": (make_sysu, write("exp/test_id.txt", "7,30,7"), "test_id.txt: it names id 7 twice"),
     "a backslash": (make_regdb, write("idx/train_visible_1.txt", "Visible\\0\\a.bmp 0"), r"line 1: .* has \\ in it"),
     "outside": (make_regdb, write("idx/train_visible_1.txt", "../x.bmp 0"), "line 1: '../x.bmp' leads out of"),

@@ -224,7 +224,7 @@ def raw_split(data_dir: str | os.PathLike[str]) -> tuple[list[int], list[int]]:
     for name in folders[:-1]:
         if os.path.isdir(os.path.join(data_dir, name, name)):
             raise UserError(
-                f"{os.path.join(data_dir, name, name)}: unpacked one level too deep; move what it holds up into "
+                f"{os.path.join(data_dir, name, name)}: unpacked a level too low; move what it holds up into "
                 f"{os.path.join(data_dir, name)}"
             )
     training = sorted({*read_ids(data_dir, "train_id.txt"), *read_ids(data_dir, "val_id.txt")})
