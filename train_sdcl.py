@@ -60,7 +60,7 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
 
     for epoch in range(run.next_epoch, config.epochs):
         settings, clock = config.at(epoch), Clock()
-        seed_everything(config.seed, trial, epoch, distributed.rank())
+        seed_everything(config.seed, trial, epoch)
         if settings.stage == 2 and epoch > 0 and config.at(epoch - 1).stage == 1:
             run.go_on_from_best(model, keep_as="stage1", optimizer=optimizer)  # section 6: the selected stage-1 weights
             good = None

@@ -1,8 +1,9 @@
 """Seeds: everything random in an epoch follows from (seed, trial, epoch), so that a resumed run repeats an epoch
 exactly, without any generator's state in its checkpoint.
 
-At the start of each epoch Python's, NumPy's and torch's generators are seeded from these numbers and the process's
-(stochastic depth draws from them); the samplers and augmentations have seeds of their own, made of the same numbers,
+At the start of each epoch Python's, NumPy's and torch's generators are seeded from these numbers (a method that draws
+for its own process's rows alone adds the process's number; SDCL's stochastic depth is drawn for the whole batch, on
+every process alike); the samplers and augmentations have seeds of their own, made of the same numbers,
 the modality and, for an image, its place in the epoch (`sdcl.data.loading`), so that workers do not matter either.
 """
 

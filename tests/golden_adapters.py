@@ -11,7 +11,6 @@ from sdcl.config import PRESETS, ModelConfig
 from sdcl.memory import ClusterMemory, InstanceMemory
 from sdcl.models import Embeddings, build_model, load_checkpoint, published_names
 from sdcl.training import Memories, sdcl_losses
-from sdcl.training.replicas import forward_replicas
 
 MODALITIES, LEVELS = ("visible", "infrared"), ("deep", "shallow")
 
@@ -24,7 +23,8 @@ def training_forward(
     load_checkpoint(model, path)
     names = published_names(model)
     model.train()
-    deep, shallow = forward_replicas(model, visible, infrared, replicas)
+    model.bn_replicas = replicas
+    deep, shallow = model(visible, infrared)
     (weights[0] * deep + weights[1] * shallow).sum().backward()
     by_name = {names[ours]: p.grad for ours, p in model.named_parameters()}
     statistics = {names[ours]: b for ours, b in model.named_buffers() if re.search("running|tracked", ours)}

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -38,7 +39,7 @@ from sdcl.training.replicas import ReplicaForward
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 ROOT = Path(__file__).parent.parent
-SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.0)
+SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.3)
 CONFIG = dataclasses.replace(
     PRESETS["sysu"],
     model=SMALL,
@@ -255,44 +256,78 @@ def test_processes_share_the_neighbour_search_and_have_the_labels_of_one(two):
 class ScatteredOnCpu(nn.Module):
     """What DataParallel does, on one device.
 
-    It scatters the rows of the keyword arguments, runs copies that share the parameters (gradients add up) but not the
-    buffers (the first copy's are the model's), and joins the outputs field by field.
+    It scatters the rows of the arguments, runs copies in threads of their own, which share the parameters (gradients
+    add up) but not the buffers (the first copy's are the module's), and joins the outputs field by field. As there,
+    autocast is switched on in each thread if it is in this one, with that thread's dtype: float16, as on GPUs.
     """
 
-    def __init__(self, model, replicas):
+    def __init__(self, module, replicas):
         super().__init__()
-        self.model, self.replicas = model, replicas
+        self.module, self.replicas = module, replicas
 
-    def forward(self, **images):
-        scattered = [
-            dict(zip(images, parts, strict=True))
-            for parts in zip(*(x.chunk(self.replicas) for x in images.values()), strict=True)
-        ]
-        outputs = []
-        for number, part in enumerate(scattered):
-            buffers = {name: b.clone() if number else b for name, b in self.model.named_buffers()}
-            outputs.append(functional_call(self.model, {**dict(self.model.named_parameters()), **buffers}, kwargs=part))
-        return Embeddings(*(torch.cat(level) for level in zip(*outputs, strict=True)))
+    def scatter(self, x):
+        if isinstance(x, tuple):
+            return list(zip(*map(self.scatter, x), strict=True))
+        return [None] * self.replicas if x is None else x.chunk(self.replicas)
+
+    def gather(self, *parts):
+        if isinstance(parts[0], torch.Tensor):
+            return torch.cat(parts)
+        joined = [self.gather(*fields) for fields in zip(*parts, strict=True)]
+        return type(parts[0])(*joined) if isinstance(parts[0], Embeddings) else tuple(joined)
+
+    def forward(self, *inputs):
+        enabled, outputs = torch.is_autocast_enabled("cpu"), [None] * self.replicas
+
+        def run(number, part):
+            torch.set_autocast_dtype("cpu", torch.float16)
+            with torch.autocast("cpu", enabled=enabled):
+                buffers = {name: b.clone() if number else b for name, b in self.module.named_buffers()}
+                copy = {**dict(self.module.named_parameters()), **buffers}
+                outputs[number] = functional_call(self.module, copy, part)
+
+        for number, part in enumerate(self.scatter(inputs)):
+            thread = threading.Thread(target=run, args=(number, part))
+            thread.start()
+            thread.join()
+        return self.gather(*outputs)
+
+
+def scatter(forward):
+    """Has a forward run as under DataParallel, a replica a GPU."""
+    forward.network = ScatteredOnCpu(forward.network, forward.model.bn_replicas)
+    forward.model.bn_replicas = 1
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_data_parallel_order_trains_as_one_device(one, folder, case):
-    _, replicas, *_ = CASES[case]
-
-    def scatter(forward):
-        forward.over_gpus = ScatteredOnCpu(forward.model, replicas)
-
     got = train(folder, *CASES[case], wrap=scatter)
     same(got["model"], one[case]["model"])
     same(got["memories"], one[case]["memories"])
+
+
+def test_bfloat16_under_data_parallel_is_that_of_one_device():
+    """Autocast's dtype is each thread's own."""
+    images = torch.randn(8, 3, 32, 16), torch.randn(4, 3, 32, 16)
+    outs = []
+    for wrap in (lambda forward: None, scatter):
+        seed_everything(2)
+        forward = ReplicaForward(build_model(SMALL).train(), 2, "bf16")
+        dtypes = set()
+        forward.model.blocks[0].mlp.fc1.register_forward_hook(lambda *args, seen=dtypes: seen.add(args[2].dtype))
+        wrap(forward)
+        outs.append(forward(*images))
+        assert dtypes == {torch.bfloat16}
+    for got, want in zip(*outs, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="DataParallel needs two GPUs")
 @pytest.mark.parametrize("stage", [1, 2])
 def test_data_parallel_on_gpus_trains_as_one_device(folder, stage):
     def sequential(forward):
-        assert isinstance(forward.over_gpus, nn.DataParallel)
-        forward.over_gpus = None
+        assert isinstance(forward.network, nn.DataParallel)
+        forward.network, forward.model.bn_replicas = forward.network.module, 2
 
     same(train(folder, stage, device="cuda")["model"], train(folder, stage, wrap=sequential, device="cuda")["model"])
 

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 
 from sdcl.config import ModelConfig
 from sdcl.models import build_model
-from sdcl.models.sdcl_model import StochasticDepth, class_token_output
+from sdcl.models.sdcl_model import DepthBlock, class_token_output
 from sdcl.models.stem import ConvStem, InstanceBatchNorm
-from sdcl.training.replicas import forward_replicas
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from bench_step import PeakMemory  # noqa: E402
@@ -91,16 +89,14 @@ def test_forward_is_what_the_method_page_says():
 
 
 def test_class_token_output_is_a_row_of_the_whole_block():
-    block = Block(32, 4, qkv_bias=True, drop_path=0.5).train()
+    block = DepthBlock(32, 4, qkv_bias=True)
     with torch.no_grad():
         for p in block.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     tokens = torch.randn(6, 9, 32, requires_grad=True)
-    weights = torch.randn(6, 32)
+    weights, stays = torch.randn(6, 32), torch.tensor([[0, 2], [2, 0], [0, 0], [2, 2], [1, 1], [2, 1.0]])
     results = []
-    for compute in (lambda: block(tokens)[:, 0], lambda: class_token_output(block, tokens)):
-        torch.manual_seed(3)                                # stochastic depth must draw the same
-        out = compute()
+    for out in (block(tokens, stays)[:, 0], class_token_output(block, tokens, stays)):
         results.append((out, *torch.autograd.grad((out * weights).sum(), [tokens, *block.parameters()])))
     for whole, short in zip(*results, strict=True):
         torch.testing.assert_close(short, whole, rtol=1e-4, atol=1e-5)
@@ -162,10 +158,13 @@ def test_instance_batch_norm(training):
 
 def test_stochastic_depth_grows_linearly_up_to_both_heads():
     model = build_model(ModelConfig(image_height=32, image_width=16, dim=16, depth=5, heads=2, drop_path=0.2))
-    blocks = [*model.blocks, model.deep_head.block, model.shallow_head.block]
-    rates = [getattr(b.drop_path1, "drop_prob", 0.0) for b in blocks]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.2])
-    assert rates == [getattr(b.drop_path2, "drop_prob", 0.0) for b in blocks]
+    drawn = model.draw_depth(40000)
+    assert drawn.shape == (40000, 6, 2) and drawn.dtype == torch.float32
+    rates = torch.tensor([0, 0.05, 0.1, 0.15, 0.2, 0.2])[:, None].expand(6, 2)
+    torch.testing.assert_close((drawn == 0).float().mean(0), rates, rtol=0, atol=0.01)
+    kept = torch.where(drawn == 0, 1 / (1 - rates), drawn)  # a branch that stays is divided by the probability to
+    torch.testing.assert_close(kept, (1 / (1 - rates)).expand_as(kept))
+    assert float(torch.corrcoef((drawn[:, 1:] == 0).flatten(1).T.float()).fill_diagonal_(0).abs().max()) < 0.03
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
 
 
@@ -183,13 +182,14 @@ def test_embedding_statistics_are_taken_over_both_modalities_together():
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("saving, drop_path", [
-    ({"gradient_checkpointing": True}, 0.5), ({"accumulate": 2}, 0.0), ({"accumulate": 4}, 0.0),
-    ({"accumulate": 3, "gradient_checkpointing": True}, 0.0), ({"accumulate": 100}, 0.0),
+    ({"gradient_checkpointing": True}, 0.5), ({"accumulate": 2}, 0.5), ({"accumulate": 4}, 0.0),
+    ({"accumulate": 3, "gradient_checkpointing": True}, 0.5), ({"accumulate": 100}, 0.5),
 ])  # fmt: skip
 def test_saving_memory_changes_nothing(saving, drop_path, replicas):
     """Embeddings, gradients, and running statistics, which move once; in float64, where sums of parts are exact enough
     to tell."""
     plain = build_model(dataclasses.replace(SMALL, drop_path=drop_path)).train().double()
+    plain.bn_replicas = replicas
     other = copy.deepcopy(plain)
     for name, value in saving.items():
         setattr(other, name, value)
@@ -199,14 +199,14 @@ def test_saving_memory_changes_nothing(saving, drop_path, replicas):
         part.register_forward_pre_hook(lambda part, _: calls.append(part))
     results = []
     for model in (plain, other):
-        torch.manual_seed(7)                                # the same images keep their branches
-        out = forward_replicas(model, v, i, replicas)
+        torch.manual_seed(7)                                # the same branches stay
+        out = model(v, i)
         results.append(out)
         (out.deep.sin() + out.shallow.cos()).sum().backward()
     assert calls.count(other.stem_visible) == 2 * replicas  # forward, and again in the backward pass
-    parts = min(saving.get("accumulate", 1), 14 // replicas)
+    parts = min(saving.get("accumulate", 1), 14)
     again = 2 if len(saving) == 2 else 1                    # in the part's backward pass, and in the block's own
-    assert calls.count(other.blocks[0]) == (1 + again) * replicas * parts
+    assert calls.count(other.blocks[0]) == (1 + again) * parts  # of all replicas' rows
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     for (name, p), q in zip(plain.named_parameters(), other.parameters(), strict=True):
@@ -223,10 +223,9 @@ def test_parts_of_a_batch_hold_less_memory():
     for parts in (1, 2, 4, 8):
         model = build_model(config).train()
         model.accumulate = parts
-        model._patches = lambda stem, images: s
         for memory in (PeakMemory(), PeakMemory()):         # the second time, gradients are there
             with memory:
-                sum(x.square().mean() for x in model(s)).backward()
+                sum(x.square().mean() for x in model._in_parts(s, None)).backward()
         gradients = sum(p.numel() * 4 for p in model.parameters() if p.grad is not None)
         peaks[parts] = memory.peak - gradients              # a sum over parts is held until it is complete
     assert peaks[1] / peaks[2] > 1.7 and peaks[1] / peaks[4] > 2.9 and peaks[1] / peaks[8] > 4, peaks
@@ -247,14 +246,22 @@ def test_stems_are_not_held(saving):
     assert held[1] < 0.1 * held[0], held
 
 
-def test_stochastic_depth_keeps_rows_by_its_rate_and_their_mean():
-    depth, rows = StochasticDepth(0.25).train(), torch.ones(4000, 3, 2)
-    out = depth(rows)
-    assert torch.equal(out, out[:, :1, :1].expand_as(out)), "a row stays or goes as a whole"
-    torch.testing.assert_close(out.unique(), torch.tensor([0.0, 1 / 0.75]))
-    assert float(out.mean()) == pytest.approx(1, abs=0.03)
-    assert torch.equal(StochasticDepth(0.0).train()(rows), rows) and depth.eval()(rows) is rows
-    assert depth.train()(rows.bfloat16()).dtype == torch.bfloat16
+def test_a_branch_that_is_left_out_adds_nothing():
+    block, tokens = DepthBlock(32, 4, qkv_bias=True), torch.randn(3, 5, 32)
+    out = block(tokens, torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))
+    assert torch.equal(out[0], tokens[0]) and torch.equal(out[1:2], block(tokens[1:2]))
+    torch.testing.assert_close(out[2], tokens[2] + 2 * block.mlp(block.norm2(tokens[2])))
+    halved = (block.bfloat16())(tokens.bfloat16(), torch.ones(3, 2))
+    assert halved.dtype == torch.bfloat16
+
+
+def test_branches_are_left_out_in_training_alone():
+    model = build_model(dataclasses.replace(SMALL, drop_path=0.9)).eval()
+    x = images(4)
+    assert torch.equal(model(x).deep, model(x).deep)
+    assert torch.equal(model(x, stays=model.draw_depth(4)).deep, model(x).deep)
+    assert not torch.equal(model.train()(x).deep, model(x).deep)
+    assert build_model(SMALL).draw_depth(4) is None
 
 
 def test_weights_keep_their_names_with_stochastic_depth():

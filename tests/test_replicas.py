@@ -10,13 +10,19 @@ from sdcl.config import ModelConfig
 from sdcl.errors import UserError
 from sdcl.models import build_model
 from sdcl.models.statistics import frozen_running_statistics
-from sdcl.training.replicas import ReplicaForward, forward_replicas
+from sdcl.training import replicas as of_replicas
+from sdcl.training.replicas import ReplicaForward
 
 SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.0)
 
 
 def batch(b):
     return torch.randn(2 * b, 3, 32, 16), torch.randn(b, 3, 32, 16)
+
+
+def forward_replicas(model, visible, infrared, replicas):
+    model.bn_replicas = replicas
+    return model(visible, infrared)
 
 
 @pytest.mark.parametrize(("replicas", "b"), [(1, 4), (2, 4), (2, 5), (4, 8)])
@@ -73,6 +79,15 @@ def test_frozen_statistics_are_used_and_stay():
     assert not torch.equal(model.deep_head.bn.running_mean, before["deep_head.bn.running_mean"])
 
 
+def test_one_pass_serves_all_replicas():
+    model = build_model(SMALL).train()
+    rows = []
+    for part in (model, *model.blocks):
+        part.register_forward_pre_hook(lambda part, inputs: rows.append(len(inputs[0])))
+    forward_replicas(model, *batch(4), 2)
+    assert rows == [8] + [12] * (SMALL.depth - 1)
+
+
 def test_statistics_move_again_after_a_failure():
     model = build_model(SMALL).train()
     v, i = batch(2)
@@ -84,7 +99,7 @@ def test_statistics_move_again_after_a_failure():
             raise RuntimeError("second replica")
 
     buffers = dict(model.named_buffers())
-    model.register_forward_pre_hook(fail_second)
+    model.stem_infrared.register_forward_pre_hook(fail_second)
     with pytest.raises(RuntimeError, match="second replica"):
         forward_replicas(model, v, i, 2)
     assert all(b is buffers[name] for name, b in model.named_buffers())
@@ -107,9 +122,10 @@ def test_data_parallel_where_there_are_gpus(monkeypatch, parallel, spread):
     made = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.nn, "DataParallel", lambda model, device_ids: made.append(device_ids))
+    monkeypatch.setattr(of_replicas, "_Network", lambda model, precision: model)
     model = SimpleNamespace(cls_token=SimpleNamespace(device=torch.device("cuda", 0)))
     ReplicaForward(model, 2, parallel=parallel)
-    assert made == ([[0, 1]] if spread else [])
+    assert made == ([[0, 1]] if spread else []) and model.bn_replicas == (1 if spread else 2)
 
 
 def test_evaluation_does_not_depend_on_replicas():
@@ -121,5 +137,5 @@ def test_evaluation_does_not_depend_on_replicas():
 
 def test_rows_that_cannot_be_split():
     model = build_model(SMALL)
-    with pytest.raises(ValueError, match="1 infrared"):
+    with pytest.raises(ValueError, match="1 images cannot be split over 2"):
         forward_replicas(model, *batch(1), 2)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,12 +28,28 @@ class Embeddings(NamedTuple):
     shallow: Tensor
 
 
-def class_token_output(block: Block, tokens: Tensor) -> Tensor:
-    """The class token's row of `block(tokens)`: [B, N, D] to [B, D].
+class DepthBlock(Block):
+    """A pre-norm transformer block whose two residual branches can be left out, image by image (stochastic depth).
+
+    Which ones is an input, not drawn here: the result then does not depend on how a batch is cut over processes, GPUs
+    and parts, nor on whether it is computed again in the backward pass.
+    """
+
+    def forward(self, x: Tensor, stays: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Tokens [B, N, D] to the same shape; stays: [B, 2] as `SDCLModel.draw_depth` makes them, None: all stay."""
+        x = x + _kept(self.attn(self.norm1(x)), stays, 0)
+        return x + _kept(self.mlp(self.norm2(x)), stays, 1)
+
+
+def _kept(branch: Tensor, stays: Tensor | None, which: int) -> Tensor:
+    return branch if stays is None else branch * stays[:, which, None, None].to(branch.dtype)
+
+
+def class_token_output(block: Block, tokens: Tensor, stays: Tensor | None = None) -> Tensor:
+    """The class token's row of `block(tokens, stays)`: [B, N, D] to [B, D].
 
     It computes no other row: keys and values come from all tokens, but query, projection and MLP from the class
-    token alone, a sixth of the whole block's work. Nothing reads the other rows of a head's block. Random numbers
-    (stochastic depth) are drawn as the whole block would draw them.
+    token alone, a sixth of the whole block's work. Nothing reads the other rows of a head's block.
     """
     attn: Any = block.attn                                  # its layers, which nn.Module does not type
     dim = tokens.shape[2]
@@ -45,31 +60,9 @@ def class_token_output(block: Block, tokens: Tensor) -> Tensor:
     q = query.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)                              # [B, heads, 1, d]
     k, v = keys_values.unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, N, d]
     attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)              # [B, 1, D]
-    x = x + block.drop_path1(attn.proj(attended))
-    x = x + block.drop_path2(block.mlp(block.norm2(x)))
+    x = x + _kept(attn.proj(attended), stays, 0)
+    x = x + _kept(block.mlp(block.norm2(x)), stays, 1)
     return x[:, 0]
-
-
-class StochasticDepth(DropPath):
-    """Leaves a residual branch out, row by row, with probability `drop_prob`, and divides the branches that stay by the
-    probability to stay; in training only.
-
-    That probability is a tensor here (not saved with the weights): compiled code then does not differ from block to
-    block. timm's own is a number that is compiled in.
-    """
-
-    keep: Tensor
-
-    def __init__(self, drop_prob: float) -> None:
-        super().__init__(drop_prob)
-        self.register_buffer("keep", torch.tensor(1.0 - drop_prob), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] to the same shape."""
-        if not self.training:
-            return x
-        stays = torch.bernoulli(self.keep.expand(len(x), 1, 1)) / self.keep
-        return x * stays.to(x.dtype)
 
 
 class EmbeddingHead(nn.Module):
@@ -86,9 +79,9 @@ class EmbeddingHead(nn.Module):
         self.bn = nn.BatchNorm1d(dim)
         self.bn.bias.requires_grad_(False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, D], the class token first, to what `bn` makes embeddings of, [B, D]."""
-        return self.norm(class_token_output(self.block, tokens))
+    def forward(self, tokens: Tensor, stays: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, D], the class token first, to what `bn` makes embeddings of, [B, D]; stays: [B, 2] or None."""
+        return self.norm(class_token_output(self.block, tokens, stays))
 
 
 def _forward_and_again(stem: ConvStem) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -96,97 +89,151 @@ def _forward_and_again(stem: ConvStem) -> tuple[AbstractContextManager[None], Ab
     return nullcontext(), frozen_running_statistics(stem)
 
 
+_checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # layers draw no random numbers
+
+
 class SDCLModel(nn.Module):
     """Visible and infrared images to deep and shallow embeddings (method page, section 1).
 
-    A fresh instance has PyTorch's initial weights; `build_model` gives it its proper ones. A batch that is passed in
-    training mode is batch-normalised as a whole; `sdcl.training.replicas` splits it (section 9.6).
+    A fresh instance has PyTorch's initial weights; `build_model` gives it its proper ones.
 
     Attributes:
+        bn_replicas: in training, so many equal parts of each modality's rows, in batch order, are batch-normalised
+            apart, part r of both modalities together, and the first part alone moves the running statistics: what
+            DataParallel made of a batch on the published runs' two GPUs (section 9.6). 1: the whole batch.
         gradient_checkpointing: in training, keep only the inputs of stems and blocks and compute the rest again in the
             backward pass: much less memory for a third more time, equal gradients.
         accumulate: in training, the transformer takes the rows in so many parts, and computes each again in the
-            backward pass, so that one part's activations are held at a time. BatchNorms see the whole batch all the
-            same, stems are computed again as a whole: equal gradients.
+            backward pass, so that one part's activations are held at a time. BatchNorms see all their rows all the
+            same, stems are computed again a replica at a time: equal gradients.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.bn_replicas = 1
         self.gradient_checkpointing = False
         self.accumulate = 1
         dim, rows, columns = config.dim, *config.grid
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()   # stochastic depth, growing with depth
 
-        def block(index: int) -> Block:
-            made = Block(dim, config.heads, config.mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
-            if config.drop_path:
-                made.drop_path1, made.drop_path2 = StochasticDepth(rates[index]), StochasticDepth(rates[index])
-            return made
+        def block() -> DepthBlock:
+            return DepthBlock(dim, config.heads, config.mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
 
         self.stem_visible = ConvStem(dim)
         self.stem_infrared = ConvStem(dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, dim))
-        self.blocks = nn.ModuleList(block(i) for i in range(config.depth - 1))
-        self.deep_head = EmbeddingHead(block(config.depth - 1), dim)
-        self.shallow_head = EmbeddingHead(block(config.depth - 1), dim)
+        self.blocks = nn.ModuleList(block() for _ in range(config.depth - 1))
+        self.deep_head = EmbeddingHead(block(), dim)
+        self.shallow_head = EmbeddingHead(block(), dim)
 
     @property
     def dim(self) -> int:
         """D, the width of each embedding."""
         return self.config.dim
 
-    def forward(self, visible: Tensor | None = None, infrared: Tensor | None = None) -> Embeddings:
+    def draw_depth(self, rows: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Which residual branches stay in training (stochastic depth): [rows, depth + 1, 2] float32 on the CPU, for the
+        layers (blocks, deep head, shallow head) and their two branches (attention, MLP); None where all stay.
+
+        A branch that is left out has 0, one that stays 1 / (the probability to stay), which falls linearly from 1 at
+        the first block to 1 - drop_path at the heads (section 1, point 3). Drawn from torch's generator for the CPU, or
+        from the one given, whatever the model's device.
+        """
+        if not self.config.drop_path:
+            return None
+        last = self.config.depth - 1
+        depth = torch.tensor([*range(last), last, last], dtype=torch.float32)
+        stay = (1 - self.config.drop_path * depth / last)[:, None].expand(rows, -1, 2)
+        return torch.bernoulli(stay, generator=generator) / stay
+
+    def forward(
+        self, visible: Tensor | None = None, infrared: Tensor | None = None, stays: Tensor | None = None
+    ) -> Embeddings:
         """Embeds one modality or both.
 
         Args:
             visible: normalised images [Bv, 3, H, W] of the configured size, or None.
             infrared: the same [Bi, 3, H, W], or None.
+            stays: in training, which branches stay, [Bv + Bi, depth + 1, 2]; None: the model draws (`draw_depth`).
 
         Returns:
             deep and shallow [Bv + Bi, D], visible rows first, un-normalised.
 
         Raises:
-            ValueError: both are None, or images of another size.
+            ValueError: both are None, images of another size, or too few for the batch-normalisation replicas.
         """
         pairs = ((self.stem_visible, visible), (self.stem_infrared, infrared))
-        patches = [self._patches(stem, images) for stem, images in pairs if images is not None]
-        if not patches:
+        given = [(stem, self._by_replica(images)) for stem, images in pairs if images is not None]
+        if not given:
             raise ValueError("the model needs visible images, infrared images, or both; it got neither")
-        s = torch.cat(patches)                                                # [B, P, D]
-        if self.training and self.accumulate > 1:
-            parts = [checkpoint(self._class_tokens, part, use_reentrant=False) for part in s.chunk(self.accumulate)]
-            deep, shallow = (torch.cat(level) for level in zip(*parts, strict=True))
-        else:
-            deep, shallow = self._class_tokens(s)
-        return Embeddings(self.deep_head.bn(deep), self.shallow_head.bn(shallow))
+        s = torch.cat([self._patches(stem, rows, r) for stem, parts in given for r, rows in enumerate(parts)])
+        if self.training and stays is None:
+            stays = self.draw_depth(len(s))
+        stays = stays.to(s.device, non_blocking=True) if self.training and stays is not None else None
+        deep, shallow = self._in_parts(s, stays)
+        sizes = [[len(rows) for rows in parts] for _, parts in given]
+        return Embeddings(
+            self._normalised(self.deep_head.bn, deep, sizes), self._normalised(self.shallow_head.bn, shallow, sizes)
+        )
 
-    def _patches(self, stem: ConvStem, images: Tensor) -> Tensor:
+    def _by_replica(self, images: Tensor) -> tuple[Tensor, ...]:
+        """A modality's images [B, 3, H, W], cut as DataParallel would scatter them."""
         expected = (3, self.config.image_height, self.config.image_width)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}; the model takes [B, *{expected}]")
-        if self.training and (self.gradient_checkpointing or self.accumulate > 1):
+        replicas = self.bn_replicas if self.training else 1
+        parts = images.chunk(replicas)
+        if len(parts) != replicas:
+            raise ValueError(f"{len(images)} images cannot be split over {replicas} batch-normalisation replicas")
+        return parts
+
+    def _patches(self, stem: ConvStem, images: Tensor, replica: int) -> Tensor:
+        """Patch tokens [B, P, D] of one replica's images. A stem's maps are the largest of all: one replica at a time,
+        computed again in the backward pass where memory is short."""
+        with frozen_running_statistics(stem, freeze=replica > 0):
+            if not self.training or not (self.gradient_checkpointing or self.accumulate > 1):
+                return stem(images)
             # Running statistics move in the forward pass alone.
             contexts = partial(_forward_and_again, stem)
-            return checkpoint(stem, images, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        return stem(images)
+            return _checkpoint(stem, images, context_fn=contexts)
 
-    def _class_tokens(self, s: Tensor) -> tuple[Tensor, Tensor]:
+    def _in_parts(self, s: Tensor, stays: Tensor | None) -> list[Tensor]:
+        """`_class_tokens`, in `accumulate` parts of the rows."""
+        if not self.training or self.accumulate == 1:
+            return list(self._class_tokens(s, stays))
+        patches = s.chunk(self.accumulate)
+        kept = [None] * len(patches) if stays is None else stays.split([len(part) for part in patches])
+        parts = [_checkpoint(self._class_tokens, *part) for part in zip(patches, kept, strict=True)]
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+    def _class_tokens(self, s: Tensor, stays: Tensor | None) -> tuple[Tensor, Tensor]:
         """Patch tokens [B, P, D] to both heads' output before batch normalisation, [B, D] each; rows are independent of
         each other."""
         h = torch.cat([self.cls_token.expand(s.shape[0], -1, -1), s], dim=1) + self.pos_embed
         shallow_tokens = h[:, 1:]
-        for block in self.blocks:
-            h = self._layer(block, h)
+        kept = [None] * (self.config.depth + 1) if stays is None else stays.unbind(1)
+        for block, own in zip(self.blocks, kept, strict=False):
+            h = self._layer(block, h, own)
         # Shallow: what the last block makes of the first patch tokens, under the class token that has seen all blocks.
         mixed = torch.cat([h[:, :1], shallow_tokens], dim=1)
-        return self._layer(self.deep_head, h), self._layer(self.shallow_head, mixed)
+        return self._layer(self.deep_head, h, kept[-2]), self._layer(self.shallow_head, mixed, kept[-1])
 
-    def _layer(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+    def _layer(self, layer: nn.Module, tokens: Tensor, stays: Tensor | None) -> Tensor:
         if self.training and self.gradient_checkpointing:
-            return checkpoint(layer, tokens, use_reentrant=False)
-        return layer(tokens)
+            return _checkpoint(layer, tokens, stays)
+        return layer(tokens, stays)
+
+    def _normalised(self, bn: nn.Module, x: Tensor, sizes: list[list[int]]) -> Tensor:
+        """Rows [B, D] through `bn`, those of a replica from all modalities together; sizes: a list a modality, of the
+        replicas' rows."""
+        parts = iter(x.split([n for modality in sizes for n in modality]))
+        replicas = zip(*([next(parts) for _ in modality] for modality in sizes), strict=True)
+        out = []
+        for replica, rows in enumerate(replicas):
+            with frozen_running_statistics(bn, freeze=replica > 0):
+                out.append(bn(torch.cat(rows)).split([len(part) for part in rows]))
+        return torch.cat([part for modality in zip(*out, strict=True) for part in modality])
 
     @torch.no_grad()
     def initialise(self) -> None:

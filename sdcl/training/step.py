@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 from torch.optim import SGD
 
@@ -19,6 +20,7 @@ from sdcl.training.replicas import ReplicaForward
 from sdcl.training.views import training_views
 
 __all__ = ["make_optimizer", "train_epoch"]
+
 
 def make_optimizer(model: nn.Module, config: Config) -> SGD:
     """SGD over every trained parameter, weight decay on all of them, normalisations included (section 7)."""
@@ -87,10 +89,12 @@ def train_epoch(
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate
     forward.model.train()
+    # Of the epoch's seed, so that every process draws alike, whatever else has drawn from torch's own generator.
+    depth = torch.Generator().manual_seed(derive_seed(torch.initial_seed(), "stochastic depth"))
     meters = Meters(settings.epoch, settings.steps, progress)
     for visible_images, visible_rows, infrared_images, infrared_rows in batches:
         visible, infrared = forward(
-            *(images.to(forward.device, non_blocking=True) for images in (visible_images, infrared_images))
+            *(images.to(forward.device, non_blocking=True) for images in (visible_images, infrared_images)), depth
         )
         losses = sdcl_losses(
             visible,
