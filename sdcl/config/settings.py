@@ -145,7 +145,7 @@ class Config(RunSettings):
     accumulate: Count = 1
     """Take each step's rows through the transformer in so many parts, each computed again in the backward pass: about
     so many times less GPU memory for activations, a third more time. Losses, memories and batch statistics see the
-    whole batch all the same; stochastic depth draws in another order."""
+    whole batch all the same."""
     channels_last: bool = False
     """Keep the convolutional stems' weights in channels-last order, which some GPUs prefer, above all with --precision
     bf16; scripts/bench_step.py tells whether yours does. The same result up to rounding."""

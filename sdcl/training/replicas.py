@@ -107,9 +107,10 @@ class ReplicaForward:
     def _draw_depth(self, rows: list[int], generator: torch.Generator | None) -> tuple[Tensor, Tensor] | None:
         """Which branches stay for this process's rows of each modality. Every process draws for the whole batch, so
         that an image's draw follows from its place there, on any number of processes."""
-        drawn = [self.model.draw_depth(n * distributed.world(), generator) for n in rows]
-        if None in drawn or not self.model.training:
-            return None
-        return tuple(  # type: ignore[return-value]
-            x[distributed.rank() * n :][:n].to(self.device, non_blocking=True) for x, n in zip(drawn, rows, strict=True)
-        )
+        stays = []
+        for n in rows:
+            drawn = self.model.draw_depth(n * distributed.world(), generator) if self.model.training else None
+            if drawn is None:
+                return None
+            stays.append(drawn[distributed.rank() * n :][:n].to(self.device, non_blocking=True))
+        return stays[0], stays[1]

@@ -94,7 +94,9 @@ def train_epoch(
     meters = Meters(settings.epoch, settings.steps, progress)
     for visible_images, visible_rows, infrared_images, infrared_rows in batches:
         visible, infrared = forward(
-            *(images.to(forward.device, non_blocking=True) for images in (visible_images, infrared_images)), depth
+            visible_images.to(forward.device, non_blocking=True),
+            infrared_images.to(forward.device, non_blocking=True),
+            depth,
         )
         losses = sdcl_losses(
             visible,
