@@ -18,21 +18,25 @@ def _config(width=4, **changes):
     return replace(PRESETS["sysu"], model=model)
 
 
-def _imagenet(folder, change=lambda state: state, width=4):
-    """A ResNet file in torchvision's names, without counters, as torchvision's own."""
+def write_imagenet(path, change=lambda state: state, width=4):
+    """Writes a ResNet file in torchvision's names, without counters, as torchvision's own; returns its tensors."""
     torch.manual_seed(5)
     network = PICNetwork(_config(width), identities=2)
     state = {**network.branches["visible"].state_dict(), **network.shared.state_dict()}
-    state = {k: torch.randn_like(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    state = {k: torch.rand_like(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     state |= {"fc.weight": torch.zeros(10, 32 * width), "fc.bias": torch.zeros(10)}
-    path = folder / "resnet.pth"
     torch.save(change(state), path)
-    return path, state
+    return state
 
 
-def test_imagenet_weights_go_into_every_part(tmp_path):
-    path, state = _imagenet(tmp_path)
-    network = build_network(_config(pretrained=str(path)), identities=3)
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "resnet.pth"
+
+
+def test_imagenet_weights_go_into_every_part(file):
+    state = write_imagenet(file)
+    network = build_network(_config(pretrained=str(file)), identities=3)
     parts = [b[m] for b in (network.branches, network.mean_branches) for m in ("visible", "infrared")]
     for part in (*parts, network.shared):
         for name, tensor in part.state_dict().items():
@@ -70,10 +74,10 @@ def test_a_missing_file_says_where_such_weights_come_from(tmp_path):
         (lambda s: s, 8, "of another shape"),
     ],
 )
-def test_weights_of_another_network_are_refused(tmp_path, change, width, message):
-    path, _ = _imagenet(tmp_path, change, width)
+def test_weights_of_another_network_are_refused(file, change, width, message):
+    write_imagenet(file, change, width)
     with pytest.raises(UserError, match=message):
-        build_network(_config(pretrained=str(path)), identities=2)
+        build_network(_config(pretrained=str(file)), identities=2)
 
 
 def _published_file(folder, **more):
@@ -98,7 +102,7 @@ def test_a_published_file_loads_and_what_it_does_not_use_is_one_line(tmp_path, c
     assert all(torch.equal(state[k], v) for k, v in network.state_dict().items())
 
 
-def test_a_published_file_of_other_sizes_or_another_kind_is_refused(tmp_path):
+def test_a_published_file_of_other_sizes_or_another_kind_is_refused(tmp_path, file):
     path, _ = _published_file(tmp_path)
     with pytest.raises(UserError, match="does not fit the model"):
         load_published(PICNetwork(_config(width=8), identities=7), path)
@@ -106,6 +110,6 @@ def test_a_published_file_of_other_sizes_or_another_kind_is_refused(tmp_path):
         other = tmp_path / "bare.pth"
         torch.save(torch.load(path, weights_only=False)["net"], other)
         build_network(_config(pretrained=str(other)), identities=7)
-    imagenet, _ = _imagenet(tmp_path)
+    write_imagenet(file)
     with pytest.raises(UserError, match="no checkpoint of the published PIC program"):
-        load_published(PICNetwork(_config(), identities=7), imagenet)
+        load_published(PICNetwork(_config(), identities=7), file)

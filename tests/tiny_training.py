@@ -1,6 +1,7 @@
 """The programs on a tiny synthetic set, run in this process: what tests of whole runs share."""
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +41,16 @@ class Result(NamedTuple):
 
 
 def in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """A function that runs `train_sdcl.py` or `test_sdcl.py` with arguments, as a command line would."""
+    """A function that runs `train_sdcl.py`, `test_sdcl.py` or, by its own name, another program with arguments, as a
+    command line would."""
     programs: dict[str, Callable[[list[str]], None]] = {"train": train_sdcl.main, "test": test_sdcl.main}
 
     def run(program: str, *arguments: object) -> Result:
         gc.collect()  # a run that ended in an error holds its folder's lock until its last frame is gone
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            run_program(lambda: programs[program]([str(a) for a in arguments]), how_to_go_on)
+            main = programs.get(program) or importlib.import_module(program).main
+            run_program(lambda: main([str(a) for a in arguments]), how_to_go_on)
         assert isinstance(stopped.value.code, int)
         return Result(stopped.value.code, *capsys.readouterr())
 
