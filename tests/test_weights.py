@@ -11,7 +11,7 @@ from weight_files import DEPTH, DIM, HEAD, SMALL, backbone, packed, perturbed, r
 
 from sdcl.config import ModelConfig
 from sdcl.errors import UserError
-from sdcl.models import build_model, load_backbone, load_checkpoint, published_state_dict
+from sdcl.models import build_model, load_backbone, load_checkpoint
 
 LAYOUTS = {
     "teacher": lambda b: {
@@ -146,17 +146,23 @@ BAD_BACKBONES = {
         lambda: backbone() | {"patch_embed.proj.weight": torch.zeros(DIM, 3, 8, 8)},
         "of another shape: patch_embed",
     ),
-    "layer scale": (lambda: backbone() | {"blocks.0.ls1.gamma": torch.ones(DIM)}, "1 unexpected: blocks.0.ls1.gamma"),
+    "relative positions": (
+        lambda: backbone() | {"blocks.0.attn.rel_pos": torch.ones(DIM)},
+        "1 unexpected: blocks.0.attn.rel_pos",
+    ),
     "not finite": (lambda: backbone() | {"norm.bias": torch.full((DIM,), torch.nan)}, "1 not finite: norm.bias"),
-    "no grid": (lambda: backbone() | {"pos_embed": torch.zeros(1, 8, DIM)}, "neither a grid"),
-    "flat position": (lambda: backbone() | {"pos_embed": torch.zeros(9, DIM)}, "neither a grid"),
+    "no grid": (lambda: backbone() | {"pos_embed": torch.zeros(1, 8, DIM)}, "no grid"),
+    "flat position": (lambda: backbone() | {"pos_embed": torch.zeros(9, DIM)}, "no grid"),
     "nothing": (dict, "64 missing"),
     "other tensors": (lambda: {"conv1.weight": torch.zeros(3)}, "64 missing"),
-    "published checkpoint": (
-        lambda: {"state_dict": renamed(published_state_dict(build_model(SMALL)), "module.")},
-        "whole trained model",
+    "checkpoint of another method": (
+        lambda: packed(build_model(SMALL)) | {"method": "pic"},
+        r"weights of another method \(pic\)",
     ),
-    "own checkpoint": (lambda: packed(build_model(SMALL)), "whole trained model"),
+    "other network's checkpoint": (
+        lambda: packed(build_model(ModelConfig(**{**vars(SMALL), "dim": 12}))),
+        "width 12 and 3 blocks, expected width 24 and 3 blocks",
+    ),
     "list": (lambda: [torch.zeros(3)], "holds a list"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from sdcl.errors import UserError
 from sdcl.settings import Count, Positive, Range, check_ranges
@@ -32,8 +32,12 @@ class ModelConfig:
     """Width of a block's MLP as a multiple of `dim`."""
     drop_path: Annotated[float, Range(0, 1, below=True)] = 0.1
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
+    stem: Literal["conv", "patch"] = "conv"
+    """Patch embeddings: conv, the four convolutions of the published network, or patch, one convolution of 16 x 16
+    pixels, for pre-trained weights of plain ViTs (MAE, timm, DINO, PersonViT, HAP). A copy for each modality."""
     pretrained: str | None = None
-    """File of backbone weights (ICS, DINO or timm ViT) to start from; None: random weights."""
+    """File of weights to start from: a pre-trained ViT (ICS as published, DINO, MAE, timm, PASS), or a whole trained
+    model of this project or the published format. None: random weights."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

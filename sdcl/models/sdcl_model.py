@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sdcl.config import ModelConfig
 from sdcl.models.statistics import frozen_running_statistics
-from sdcl.models.stem import ConvStem
+from sdcl.models.stem import STEMS
 
 __all__ = ["EmbeddingHead", "Embeddings", "SDCLModel", "class_token_output"]
 
@@ -84,7 +84,7 @@ class EmbeddingHead(nn.Module):
         return self.norm(class_token_output(self.block, tokens, stays))
 
 
-def _forward_and_again(stem: ConvStem) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _forward_and_again(stem: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of a checkpointed stem: in the forward pass, and when it is computed again in the backward pass."""
     return nullcontext(), frozen_running_statistics(stem)
 
@@ -119,8 +119,8 @@ class SDCLModel(nn.Module):
         def block() -> DepthBlock:
             return DepthBlock(dim, config.heads, config.mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
 
-        self.stem_visible = ConvStem(dim)
-        self.stem_infrared = ConvStem(dim)
+        self.stem_visible = STEMS[config.stem](dim)
+        self.stem_infrared = STEMS[config.stem](dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, dim))
         self.blocks = nn.ModuleList(block() for _ in range(config.depth - 1))

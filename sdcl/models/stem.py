@@ -1,4 +1,4 @@
-"""The convolutional patch embedding of one modality (method page, section 1, point 1)."""
+"""The patch embedding of one modality: convolutional as published (method page, section 1, point 1), or plain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sdcl.config import PATCH
 
-__all__ = ["STEM_CHANNELS", "ConvStem", "InstanceBatchNorm"]
+__all__ = ["STEMS", "STEM_CHANNELS", "ConvStem", "InstanceBatchNorm", "PatchStem"]
 
 STEM_CHANNELS = 64
 
@@ -55,3 +55,23 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], H and W multiples of 16, to tokens [B, H/16 * W/16, D], row by row of the grid."""
         return self.proj(self.conv(images)).flatten(2).transpose(1, 2)
+
+
+class PatchStem(nn.Module):
+    """Images to patch tokens by one convolution of 16 x 16 pixels and as large a step, as in a plain ViT.
+
+    Args:
+        dim: D, the width of a token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, PATCH, stride=PATCH)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W], H and W multiples of 16, to tokens [B, H/16 * W/16, D], row by row of the grid."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+STEMS: dict[str, type[ConvStem] | type[PatchStem]] = {"conv": ConvStem, "patch": PatchStem}
+"""By the names of the setting `stem`."""
