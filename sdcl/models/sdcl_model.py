@@ -188,7 +188,7 @@ class SDCLModel(nn.Module):
             raise ValueError(f"{len(images)} images cannot be split over {replicas} batch-normalisation replicas")
         return parts
 
-    def _patches(self, stem: ConvStem, images: Tensor, replica: int) -> Tensor:
+    def _patches(self, stem: nn.Module, images: Tensor, replica: int) -> Tensor:
         """Patch tokens [B, P, D] of one replica's images. A stem's maps are the largest of all: one replica at a time,
         computed again in the backward pass where memory is short."""
         with frozen_running_statistics(stem, freeze=replica > 0):
