@@ -1,7 +1,9 @@
 """The exceptions that the programs show to their user, and how they show them."""
 
+import codecs
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -28,17 +30,27 @@ class Terminated(BaseException):
 def run_program(main: Callable[[], int | None], after_interruption: Callable[[], str] | None = None) -> NoReturn:
     """Run a program's `main` and exit with the status that it returns (None = 0).
 
-    A UserError, a full disk or a missing permission ends in one line on stderr and status 2; Ctrl-C in one and status
-    130, SIGTERM in one and status 143; any other exception is a mistake of the program's and keeps its traceback.
+    A UserError, a full disk, a missing permission or a package that cannot be imported ends in one line on stderr and
+    status 2; Ctrl-C in one and status 130, SIGTERM in one and status 143; any other exception is a mistake of the
+    program's and keeps its traceback. A terminal that cannot show a character gets another in its place.
 
     after_interruption: what the line after Ctrl-C or SIGTERM should say: how to go on.
     """
+    sys.excepthook = sys.__excepthook__  # the imports are over (sdcl/startup.py)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="in-other-characters")
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
         status = main()
     except UserError as error:
         _exit(f"error: {error}", 2)
+    except ImportError as error:
+        line = broken_package(error)
+        if not line:
+            raise
+        _exit(f"error: {line}", 2)
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise
@@ -62,3 +74,34 @@ def _exit(line: str, status: int) -> NoReturn:
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # once is enough: a second one must not disturb the tidying up
     raise Terminated
+
+
+def broken_package(error: ImportError) -> str:
+    """What to say of a package that is missing or cannot be imported; empty where a module of this project is meant,
+    which is a mistake of the program's."""
+    package = (error.name or "").partition(".")[0]
+    if not package or package == "sdcl" or package.startswith(("train_", "test_sdcl")):
+        return ""
+    what = f"has no {package}" if isinstance(error, ModuleNotFoundError) else f"cannot import {package} ({error})"
+    command = shlex.join([".venv/bin/python", *sys.argv])
+    return (
+        f"this Python ({sys.executable}) {what}. `bash scripts/demo.sh` and `bash scripts/test.sh` make an environment "
+        f"that has what is needed: run `. .venv/bin/activate` first, or {command}"
+    )
+
+
+_OTHER_CHARACTERS = {
+    "±": "+-", "–": "-", "→": "->", "…": "...", "×": "x", "°": " degrees",
+    **{bar: str(height) for height, bar in enumerate("▁▂▃▄▅▆▇█", 1)},
+}  # fmt: skip
+
+
+def _in_other_characters(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that a stream cannot encode: ASCII that reads alike, else the escaped code point."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    parts = (_OTHER_CHARACTERS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text)
+    return "".join(parts), error.end
+
+
+codecs.register_error("in-other-characters", _in_other_characters)

@@ -37,7 +37,8 @@ class Range:
     def __contains__(self, value: float) -> bool:
         high_enough = value > self.low if self.above else value >= self.low
         low_enough = value < self.high if self.below else value <= self.high
-        return math.isfinite(value) and high_enough and low_enough
+        finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
+        return finite and high_enough and low_enough
 
     def __str__(self) -> str:
         low, high = "above" if self.above else "at least", "below" if self.below else "at most"
@@ -102,7 +103,7 @@ class RunSettings:
     synthetic_seed: Annotated[int, Range(0, 2**63)] | None = None
     """Draw the embedded synthetic people from this seed into `data_dir` where they are not there yet. None: real
     data."""
-    synthetic_identities: tuple[int, int] = (40, 30)
+    synthetic_identities: tuple[Annotated[int, Range(1, 9999)], Annotated[int, Range(1, 9999)]] = (40, 30)
     """Training and test identities of the synthetic set."""
     galleries: Literal["seeded", "official"] = "seeded"
     """SYSU-MM01: gallery images of a test by Python's generator seeded with the trial, as in most code, or by the data

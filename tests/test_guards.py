@@ -222,10 +222,10 @@ def test_nothing_to_keep(train, tmp_path: Path, monkeypatch) -> None:
 def test_a_run_that_diverges_stops_and_keeps_the_epochs_before(train, tmp_path: Path) -> None:
     assert train(epochs=1).status == 0
     before = (tmp_path / "run" / "last.pth").read_bytes(), (tmp_path / "run" / "log.jsonl").read_text()
-    message = train(resume="changed", learning_rate=1e30, epochs=2).error
+    message = train(resume="changed", temperature=1e-42, epochs=2).error
     assert "the loss is not finite in epoch 1" in message and "terms that are not: cluster_" in message
     assert before == ((tmp_path / "run" / "last.pth").read_bytes(), (tmp_path / "run" / "log.jsonl").read_text())
-    assert train(resume="changed", epochs=2).status == 0, "and goes on with another learning rate"
+    assert train(resume="changed", epochs=2).status == 0, "and goes on with another temperature"
 
 
 def test_unusable_settings_on_real_clusters(train) -> None:

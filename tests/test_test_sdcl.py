@@ -155,6 +155,7 @@ def test_reranking_of_regdbs_trials_is_averaged(tmp_path, capsys):
     regdb.prepare(root, progress=False)
     for trial in (1, 2):
         (tmp_path / "run" / f"trial-{trial}").mkdir(parents=True)
+        (tmp_path / "run" / f"trial-{trial}" / "results.json").write_text("{}")
         make_weights(tmp_path / "run" / f"trial-{trial}" / "best.pth", trial, seed=trial)
     program = in_process(capsys)
     common = ["test", "regdb", "--data-dir", root, "--workers", 0, "--rerank"]

@@ -84,7 +84,7 @@ class Config(RunSettings):
     # Memories and losses (sections 4 and 5)
     temperature: Positive = 0.05
     """Temperature of all contrastive losses."""
-    cluster_momentum: float = 0.1
+    cluster_momentum: Share = 0.1
     """Share that a cluster centre keeps at each update: small, so that the hardest recent images lead it."""
     cluster_momentum_first_epoch: Share = 0.1
     """The same in epoch 0 (RegDB: 0.99; try 0.9 or 0.99 when the loss does not come down in the first epoch)."""

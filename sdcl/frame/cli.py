@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from sdcl.errors import UserError
-from sdcl.settings import RunSettings
+from sdcl.settings import Count, RunSettings, Share, check_ranges
 
 __all__ = ["TestOptions", "TrainOptions", "given", "how_to_go_on", "parse_test", "parse_training"]
 
@@ -44,28 +44,23 @@ class TestOptions(Generic[S]):
     output: Path | None = None
     """Where the table goes as JSON. Default: test-<checkpoint>.json beside the checkpoint (with several shots
     test-<checkpoint>-<shots>-shot.json)."""
-    shots: int = 1
+    shots: Count = 1
     """SYSU-MM01: gallery images of an identity and camera. 1 is what tables report, 10 the multi-shot variant."""
     rerank: bool = False
     """Test with k-reciprocal re-ranking too. It compares queries with each other, which the published tables do not:
     state it beside every number that uses it."""
-    rerank_k1: int = 20
+    rerank_k1: Count = 20
     """Re-ranking: neighbours that are looked at."""
-    rerank_k2: int = 6
+    rerank_k2: Count = 6
     """Re-ranking: rows of the query expansion; 1 turns it off."""
-    rerank_weight: float = 0.3
+    rerank_weight: Share = 0.3
     """Re-ranking: share of the original distance, 0 to 1."""
     cache_features: bool = False
     """Keep the test embeddings beside the checkpoint, as embeddings-<checkpoint>.npz, and use them again while
     weights, test images and settings are the same."""
 
     def __post_init__(self) -> None:
-        if self.shots < 1:
-            raise UserError(f"shots is {self.shots}: at least 1 (single-shot), usually 1 or 10")
-        if self.rerank_k1 < 1 or self.rerank_k2 < 1:
-            raise UserError(f"rerank-k1 and rerank-k2 are {self.rerank_k1} and {self.rerank_k2}: at least 1 each")
-        if not 0 <= self.rerank_weight <= 1:
-            raise UserError(f"rerank-weight is {self.rerank_weight}: it lies between 0 and 1")
+        check_ranges(self)
 
     @property
     def variant(self) -> str:

@@ -119,7 +119,8 @@ def out_of_memory_explained(config: RunSettings, less_memory: Sequence[str] = ()
     """Turns the GPU's out-of-memory error, and the death of a process that reads images, into an error that says
     which setting to change, and to what.
 
-    less_memory: the method's own settings that need less memory in training, the first to try first.
+    less_memory: the method's own settings that need less memory in training, the first to try first; the last one as
+        the last resort of all (a smaller batch, say, whose result is another).
     """
     try:
         yield
@@ -128,10 +129,10 @@ def out_of_memory_explained(config: RunSettings, less_memory: Sequence[str] = ()
         options = [
             f"--embedding-batch {max(1, config.embedding_batch // 2)} (if it happened while embedding; results stay "
             "the same)",
-            *less_memory,
+            *less_memory[:-1],
+            *["--precision bf16 (about half the memory; other rounding)"] * (config.precision != "bf16"),
+            *less_memory[-1:],
         ]
-        if config.precision != "bf16":
-            options.append("--precision bf16 (about half the memory; other rounding)")
         raise UserError(
             f"the GPU's {total:.0f} GiB are not enough ({str(error).splitlines()[0]}). In this order: "
             f"{'; '.join(options)}. Go on with --resume auto, or --resume changed where the result changes"
