@@ -7,6 +7,9 @@ Exit status: 0 prepared (counts that differ from the published ones are a warnin
 cannot be read, 2 the data set is missing or malformed.
 """
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 from sdcl.data import sysu
 from sdcl.data.prepare import prepare_program
 from sdcl.errors import run_program

@@ -18,21 +18,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import torch
 
 from sdcl import distributed
 from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
 from sdcl.errors import UserError, run_program
-from sdcl.files import write_json
+from sdcl.files import check_writable, write_json
 from sdcl.frame.checkpoints import is_own_format, read_checkpoint
 from sdcl.frame.cli import TestOptions, given, parse_test
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.guards import out_of_memory_explained
 from sdcl.frame.method import Method, load_network, method_named, method_of
 from sdcl.frame.progress import Progress, result_table
-from sdcl.frame.results import mean_of_trials, trial_numbers
-from sdcl.frame.retrieval import chance_table, embed_test_set, evaluate, load_test_set
+from sdcl.frame.results import free_name, mean_of_trials, trial_numbers
+from sdcl.frame.retrieval import chance_table, embed_test_set, evaluate, fingerprint, load_test_set
 from sdcl.rerank import rerank
 from sdcl.settings import RunSettings
 
@@ -57,6 +60,7 @@ def test(method: Method, options: TestOptions[Any], path: Path, trial: int, devi
         again = evaluate(method, test_set, embeddings, config, final=True, similarity=partial(rerank, **settings))
         results |= {"rerank": again, "rerank_settings": settings}
     results |= {"chance": chance_table(test_set, config), "galleries": test_set.galleries}
+    results |= {"images": fingerprint(test_set), "precision": config.precision}
     return {**results, "checkpoint": str(path), "method": method.name}
 
 
@@ -114,15 +118,13 @@ def checkpoints(config: RunSettings, path: Path) -> list[tuple[int, Path]]:
     if len(missing) == len(found):
         raise UserError(f"{path} holds no trial-<n>/best.pth: train first, or give a checkpoint file and its --trial")
     unfinished = [t for t, file in found.items() if t not in missing and not (file.parent / "results.json").is_file()]
-    for trials, what in ((missing, "no weights of"), (unfinished, "not finished, so left out:")):
-        if trials:
-            left = len(found) - len({*missing, *unfinished})
-            print(
-                f"note: {what} trial {', '.join(map(str, trials))}: the mean is over the other {left}", file=sys.stderr
-            )
     finished = [(t, file) for t, file in found.items() if t not in missing and t not in unfinished]
     if not finished:
         raise UserError(f"no trial in {path} is finished: wait for one, or give the best.pth of one as --checkpoint")
+    for trials, what in ((missing, "no weights of"), (unfinished, "not finished, so left out:")):
+        if trials:
+            names = ", ".join(map(str, trials))
+            print(f"note: {what} trial {names}; the mean is over the other {len(finished)}", file=sys.stderr)
     return finished
 
 
@@ -132,6 +134,8 @@ def main(arguments: list[str]) -> None:
     method = method_named(named) if named and not is_own(first) else method_of(first)
     options = parse_test(arguments, __doc__ or "", method.presets)
     config = options.config
+    if options.output is not None:
+        check_writable(options.output)
     device = distributed.start(config)
     try:
         files = checkpoints(config, options.checkpoint)
@@ -141,9 +145,12 @@ def main(arguments: list[str]) -> None:
         if distributed.is_main():
             print(f"\n{result_table(results, method.parts)}\n")
             beside = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.parent
-            output = options.output or beside / f"test-{options.checkpoint.stem}{options.variant}.json"
+            reranked = "-rerank" if options.rerank else ""
+            usual = beside / f"test-{options.checkpoint.stem}{options.variant}{reranked}.json"
+            output = options.output or free_name(usual, results)
             write_json(output, results)
-            print(f"{output} holds this table")
+            kept = f" ({usual.name}, that of another test, is kept)" if not options.output and output != usual else ""
+            print(f"{output} holds this table{kept}")
     finally:
         distributed.stop()
 

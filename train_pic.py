@@ -17,6 +17,9 @@ import dataclasses
 import sys
 from typing import Any
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import torch
 from torch.optim import Adam
 

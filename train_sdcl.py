@@ -16,6 +16,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import torch
 from torch.optim import SGD
 

@@ -20,15 +20,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
+import numpy as np
 
 from sdcl import distributed  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
-from sdcl.files import read_json  # noqa: E402
 from sdcl.frame.cli import parse_training  # noqa: E402
-from sdcl.frame.method import Method, method_named  # noqa: E402
+from sdcl.frame.method import Method, method_named, read_settings  # noqa: E402
+from sdcl.frame.run_log import read_results  # noqa: E402
 from sdcl.settings import RunSettings  # noqa: E402
 
 COLUMNS = {"rank1": "R1", "rank10": "R10", "mAP": "mAP", "mINP": "mINP"}
@@ -65,15 +68,12 @@ def finished(folder: Path, config: RunSettings) -> bool:
 def results_of(folder: Path) -> dict[str, Any] | None:
     """A run's results.json: its own (RegDB: the mean of all trials), or that of its only trial."""
     found = sorted(folder.glob("results.json")) or sorted(folder.glob("trial-*/results.json"))
-    return read_json(found[0]) if len(found) == 1 else None
+    return read_results(found[0]) if len(found) == 1 else None
 
 
 def settings_of(folder: Path) -> RunSettings | None:
     found = sorted([*folder.glob("config.json"), *folder.glob("trial-*/config.json")])
-    if not found:
-        return None
-    settings = read_json(found[0])
-    return method_named(settings.pop("method", "sdcl")).settings.from_json(settings, found[0])
+    return read_settings(found[0])[1] if found else None
 
 
 def finished_runs(method: Method, run_dir: Path) -> dict[str, list[dict[str, Any]]]:

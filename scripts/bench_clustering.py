@@ -20,10 +20,14 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl.clustering import neighbors  # noqa: E402
 from sdcl.clustering.choice import has  # noqa: E402
 from sdcl.clustering.dbscan import dbscan_labels  # noqa: E402

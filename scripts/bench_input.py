@@ -20,9 +20,13 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data import sysu  # noqa: E402
 from sdcl.data.cache import pixel_reader  # noqa: E402

@@ -25,6 +25,11 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import torch
 from torch import Tensor
 from torch.optim import SGD
@@ -32,7 +37,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sdcl import distributed  # noqa: E402
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402

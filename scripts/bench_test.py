@@ -26,10 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402

@@ -17,7 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.files import check_writable  # noqa: E402
 from sdcl.report.comparison import (  # noqa: E402
     comparison_figure,
     comparison_table,
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("--published", metavar="SET", help="compare with what was published on sysu, regdb, …")
     parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="the figure (%(default)s)")
     a = parser.parse_args()
+    check_writable(a.output)
     runs = [read_run(folder) for given in a.runs for folder in run_folders(given)]
     own = {run.published for run in runs}
     dataset = a.published or (own.pop() if len(own) == 1 else None)

@@ -16,9 +16,12 @@ import re
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
+from torch import Tensor
 
 from sdcl.config import PATCH, PRESETS, Config, ModelConfig  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402

@@ -19,13 +19,17 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from sdcl.data.records import MODALITIES  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
+from sdcl.files import check_writable, write_atomically  # noqa: E402
 from sdcl.frame.export import export_model, folder_embeddings, test_set_embeddings  # noqa: E402
 from sdcl.frame.method import method_of  # noqa: E402
 
@@ -35,9 +39,20 @@ def save_embeddings(a: argparse.Namespace) -> None:
         arrays = test_set_embeddings(a.checkpoint, a.data_dir)
     else:
         arrays = folder_embeddings(a.checkpoint, a.images, a.modality)
-    with open(a.output, "wb") as file:  # an open file keeps its name, whatever its suffix
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for an option
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # an open file keeps its name, whatever its suffix
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for an option
+
+    write_atomically(a.output, save)
     print(f"{a.output}: {', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}")
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}. Name another one as --output") from error
 
 
 def save_labels(a: argparse.Namespace) -> None:
@@ -45,7 +60,6 @@ def save_labels(a: argparse.Namespace) -> None:
     if method.next_labels is None:
         raise UserError(f"{a.run} is a run of {method.title}, which has no pseudo-labels")
     labels, records, about = method.next_labels(a.run, a.data_dir)
-    a.output.mkdir(parents=True, exist_ok=True)
     for name, array in labels.items():
         np.save(a.output / f"{name}.npy", array.cpu().numpy())
     for modality in MODALITIES:
@@ -75,6 +89,10 @@ def main() -> None:
         command.add_argument("--output", type=Path, required=True, help="file to write (labels: folder)")
         command.set_defaults(action=action)
     a = parser.parse_args()
+    if a.action is save_labels:
+        make_folder(a.output)
+    else:
+        check_writable(a.output)
     with torch.no_grad():
         a.action(a)
 

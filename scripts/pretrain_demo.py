@@ -17,6 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,8 +29,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdcl.config import PRESETS  # noqa: E402
 from sdcl.data.synthetic.cameras import draw_image  # noqa: E402

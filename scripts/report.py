@@ -15,6 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 from sdcl.errors import run_program  # noqa: E402
 from sdcl.report import write_report  # noqa: E402
 from sdcl.report.run_files import run_folders  # noqa: E402

@@ -29,6 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import sdcl.startup  # noqa: E402, F401  # it tells what is missing
+
 EPOCHS, STAGE2 = 4, 2
 SETTINGS = (
     "--synthetic-seed None --pretrained None --image-height 32 --image-width 16 --dim 32 --depth 2 --heads 2 "

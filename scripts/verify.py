@@ -17,10 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import sdcl.startup  # noqa: E402, F401  # first: it tells what is missing
+
+# isort: split
+import torch  # noqa: E402
 
 from sdcl.errors import UserError, run_program  # noqa: E402
 from verification.vectors import Case, read_case  # noqa: E402

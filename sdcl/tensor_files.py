@@ -85,19 +85,28 @@ def fill(model: nn.Module, source: Mapping[str, Tensor], names: Mapping[str, str
         UserError: one is missing, unexpected, of another shape or not finite; the model stays as it was.
     """
     state = model.state_dict()
-    pairs = [(state[ours], source[theirs], theirs) for ours, theirs in sorted(names.items()) if theirs in source]
+    found = [(state[ours], source[theirs], theirs) for ours, theirs in sorted(names.items()) if theirs in source]
+    pairs = [(own, t, theirs) for own, t, theirs in found if _is_plain(t)]
     problems = {
         "missing": sorted(set(names.values()) - source.keys()),
         "unexpected": unexpected,
+        "no plain tensors": [theirs for _, t, theirs in found if not _is_plain(t)],
         "of another shape": [f"{theirs} {tuple(t.shape)} instead of {tuple(own.shape)}"
                              for own, t, theirs in pairs if own.shape != t.shape],
         "not finite": [theirs for _, t, theirs in pairs if not torch.isfinite(t).all()],
     }
     if any(problems.values()):
-        found = "; ".join(f"{len(listed)} {kind}: {first_names(listed)}" for kind, listed in problems.items() if listed)
-        raise UserError(f"{path} does not fit the model, which needs {len(names)} tensors: {found}")
+        what = "; ".join(f"{len(listed)} {kind}: {first_names(listed)}" for kind, listed in problems.items() if listed)
+        raise UserError(f"{path} does not fit the model, which needs {len(names)} tensors: {what}")
     for own, t, _ in pairs:
         own.copy_(t)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is a tensor of real numbers, none left out as in sparse ones."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_complex() or value.is_quantized or value.is_meta)
 
 
 def first_names(names: list[str], limit: int = 4) -> str:

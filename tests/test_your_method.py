@@ -15,7 +15,7 @@ import torch
 import test_sdcl
 from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.meters import Meters
-from sdcl.frame.run import read_log
+from sdcl.frame.run_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [

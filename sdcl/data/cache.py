@@ -53,7 +53,10 @@ class CachedImages:
 
     def __call__(self, path: str) -> np.ndarray:
         if self._pixels is None:
-            self._pixels = np.load(self.file, mmap_mode="r")
+            try:
+                self._pixels = np.load(self.file, mmap_mode="r")
+            except (OSError, ValueError, EOFError) as error:
+                raise UserError(f"{self.file} is damaged ({error}): delete it, and it is made again") from error
         return np.array(self._pixels[self._rows[path]])
 
 

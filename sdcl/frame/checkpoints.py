@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,11 +81,11 @@ def is_own_format(path: Path) -> bool:
     return read_weights(path).get("format") == FORMAT
 
 
-def read_checkpoint(path: Path, further: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_checkpoint(path: Path, further: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """A checkpoint of this project, as a dict on the CPU; no pickled code is run.
 
     Args:
-        further: names that it must hold beyond `CONTENTS`.
+        further: what it must hold beyond `CONTENTS`, name → type.
 
     Raises:
         UserError: missing, damaged, of another format, or not whole.
@@ -92,12 +93,13 @@ def read_checkpoint(path: Path, further: tuple[str, ...] = ()) -> dict[str, Any]
     data = read_weights(path)
     if data.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project; the file that training goes on from is last.pth")
-    absent = [name for name in (*CONTENTS, *further) if name not in data]
+    wanted = CONTENTS | dict(further)
+    absent = [name for name in wanted if name not in data]
     if absent:
         raise UserError(f"{path} is only a part of a checkpoint: it lacks {', '.join(absent)}; take last.pth or "
                         "best.pth as training wrote them")  # fmt: skip
     data.setdefault("method", "sdcl")  # files of version 0.1 do not name it
-    wrong = [name for name, kind in {"method": str, **CONTENTS}.items() if not isinstance(data[name], kind)]
+    wrong = [name for name, kind in {"method": str, **wanted}.items() if not isinstance(data[name], kind)]
     if wrong:
         raise UserError(f"{path} is damaged: {', '.join(wrong)} in it is of another type; take last.pth or best.pth as "
                         "training wrote them")  # fmt: skip

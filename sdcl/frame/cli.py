@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import tyro
 
-from sdcl.errors import UserError
 from sdcl.settings import Count, RunSettings, Share, check_ranges
 
 __all__ = ["TestOptions", "TrainOptions", "given", "how_to_go_on", "parse_test", "parse_training"]
@@ -42,8 +41,8 @@ class TestOptions(Generic[S]):
     method: str | None = None
     """Of weights in another format: the method that they are of (sdcl, …). A checkpoint of this project says it."""
     output: Path | None = None
-    """Where the table goes as JSON. Default: test-<checkpoint>.json beside the checkpoint (with several shots
-    test-<checkpoint>-<shots>-shot.json)."""
+    """Where the table goes as JSON. Default: test-<checkpoint>.json beside the checkpoint (several shots and re-ranking
+    have names of their own, test-best-10-shot-rerank.json; the table of other images or options is never replaced)."""
     shots: Count = 1
     """SYSU-MM01: gallery images of an identity and camera. 1 is what tables report, 10 the multi-shot variant."""
     rerank: bool = False

@@ -14,11 +14,10 @@ from torch import nn
 
 from sdcl import distributed
 from sdcl.data.records import MODALITIES
-from sdcl.data.verify import data_fingerprint
 from sdcl.files import write_atomically
 from sdcl.frame.embedding import Levels, device_of
 from sdcl.frame.method import Method
-from sdcl.frame.retrieval import TestSet, embed_test_set
+from sdcl.frame.retrieval import TestSet, embed_test_set, fingerprint
 from sdcl.settings import RunSettings
 
 __all__ = ["cache_file", "cached_embeddings", "embedding_arrays"]
@@ -90,7 +89,7 @@ def _origin(checkpoint: Path, method: Method, test: TestSet, config: RunSettings
     network = {name: settings[name] for name in config.OF_NETWORK}
     return {
         "weights": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "images": " ".join(data_fingerprint(test.images[m]) for m in MODALITIES),
+        "images": fingerprint(test),
         "settings": json.dumps({"method": method.name, "precision": config.precision, **network}, sort_keys=True),
     }
 

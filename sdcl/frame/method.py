@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdcl.errors import UserError
+from sdcl.files import read_json
 from sdcl.frame.checkpoints import is_own_format, load_weights, read_checkpoint
 from sdcl.frame.embedding import Embed, with_mirror_image
 from sdcl.frame.published import Published
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sdcl.report.markup import Section
     from sdcl.report.page import ReportedRun
 
-__all__ = ["Method", "dot_products", "load_network", "method_named", "method_of"]
+__all__ = ["Method", "dot_products", "load_network", "method_named", "method_of", "read_settings"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -124,6 +125,23 @@ def method_of(path: Path, otherwise: str = "sdcl") -> Method:
     if path.is_file() and is_own_format(path):
         return method_named(read_checkpoint(path)["method"])
     return method_named(otherwise)
+
+
+def read_settings(file: Path) -> tuple[Method, RunSettings]:
+    """The method and the settings in a run's config.json.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged.
+    """
+    settings = read_json(file)
+    name = settings.pop("method", "sdcl")  # files of version 0.1 do not name it
+    if not isinstance(name, str):
+        raise UserError(f"{file} is damaged: its method is {name!r}. Restore it, or start afresh in another folder")
+    try:
+        method = method_named(name)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return method, method.settings.from_json(settings, file)
 
 
 def load_network(method: Method, path: Path, settings: Any, device: torch.device | str = "cpu") -> nn.Module:

@@ -3,14 +3,17 @@ tested alike."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sdcl import distributed
 from sdcl.data.sets import SETS
-from sdcl.files import write_json
+from sdcl.errors import UserError
+from sdcl.files import read_json, write_json
 from sdcl.frame.checkpoints import load_weights, read_checkpoint
 from sdcl.frame.method import Method
 from sdcl.frame.progress import result_table
@@ -27,7 +30,10 @@ from sdcl.frame.retrieval import (
 from sdcl.frame.run import Run
 from sdcl.settings import RunSettings
 
-__all__ = ["final_results", "finish_trials", "mean_of_trials", "trial_numbers"]
+__all__ = ["final_results", "finish_trials", "free_name", "mean_of_trials", "trial_numbers"]
+
+SAME_IN_ALL = ("selected_by", "galleries", "rerank_settings", "precision")
+"""What the results of several trials have in common."""
 
 
 def final_results(
@@ -97,5 +103,20 @@ def mean_of_trials(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **average([modes(r) for r in results]),
         **{name: average([r[name] for r in results]) for name in parts},
         "trials": len(results),
-        **{name: results[0][name] for name in ("selected_by", "galleries", "rerank_settings") if name in results[0]},
+        **({"images": " ".join(r["images"] for r in results)} if "images" in results[0] else {}),
+        **{name: results[0][name] for name in SAME_IN_ALL if name in results[0]},
     }
+
+
+def free_name(usual: Path, results: dict[str, Any]) -> Path:
+    """Where a test's table can go without taking the place of another test's: `usual`, or beside it `<name>-2`, …
+    where the file of that name is of other images or options."""
+    for number in itertools.count(1):
+        file = usual.with_stem(f"{usual.stem}-{number}") if number > 1 else usual
+        try:
+            found = read_json(file) if file.exists() else results
+        except UserError:  # damaged: nothing tells what it was
+            continue
+        if all(found.get(name) == results.get(name) for name in ("images", "trials", *SAME_IN_ALL)):
+            return file
+    raise AssertionError("numbers do not end")

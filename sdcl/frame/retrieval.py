@@ -9,7 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from sdcl.data.images import unreadable_images
+from sdcl.data.records import MODALITIES
 from sdcl.data.sets import SETS, Task, TestSet
+from sdcl.data.verify import data_fingerprint
 from sdcl.errors import UserError
 from sdcl.evaluation import Metrics, chance, retrieval_metrics
 from sdcl.frame.embedding import Levels, embed_records
@@ -64,6 +66,11 @@ def _without(test: TestSet, unreadable: set[str]) -> TestSet:
         {m: [r for r in records if r.path not in unreadable] for m, records in test.images.items()},
         [Task(task.mode, left(task.query), [left(gallery) for gallery in task.galleries]) for task in test.tasks],
     )
+
+
+def fingerprint(test: TestSet) -> str:
+    """What tells test images apart from others: of each modality, names and sizes (`data_fingerprint`)."""
+    return " ".join(data_fingerprint(test.images[m]) for m in MODALITIES)
 
 
 def embed_test_set(

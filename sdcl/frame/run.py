@@ -27,17 +27,19 @@ from torch.optim import Optimizer
 
 from sdcl import distributed
 from sdcl.errors import UserError
-from sdcl.files import read_json, remove_leftovers, write_atomically, write_json
+from sdcl.files import remove_leftovers, write_atomically, write_json
 from sdcl.frame.checkpoints import CONTENTS, load_weights, pack, read_checkpoint, save_checkpoint
 from sdcl.frame.curves import Curves
 from sdcl.frame.method import Method
+from sdcl.frame.run_log import read_log, read_results
 from sdcl.settings import RunSettings
 from sdcl.version import __version__
 
-__all__ = ["Clock", "Run", "read_log"]
+__all__ = ["Clock", "Run"]
 
-PROGRESS = ("best_epoch", "best_rank1")
-"""What last.pth holds of the run itself, beside a checkpoint to test with and what the method's loop hands over."""
+PROGRESS = {"best_epoch": int, "best_rank1": float}
+"""What last.pth holds of the run itself, beside a checkpoint to test with and what the method's loop hands over, and
+its type."""
 
 
 class Clock:
@@ -104,6 +106,10 @@ class Run:
             ) from None
         except OSError as error:  # some network file systems
             _say(f"note: {self.folder} cannot be locked ({error.strerror}): see to it that no other run uses it")
+        for path in (self.log_file, self.last, self.best, self.results_file, self.folder / "tensorboard"):
+            if path.exists() and path.is_dir() != (path.name == "tensorboard"):
+                found, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+                raise UserError(f"{path} is a {found} where a run has a {wanted}: move it away")
         remove_leftovers(self.folder)
 
     def restore(self, **parts: nn.Module | Optimizer) -> dict[str, Any]:
@@ -153,13 +159,19 @@ class Run:
 
     def _load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
         others = tuple(name for name in parts if name != "model")
-        checkpoint = read_checkpoint(self.last, further=(*PROGRESS, *others))
+        checkpoint = read_checkpoint(self.last, further=PROGRESS | dict.fromkeys(others, dict))
         self._check_same_run(checkpoint)
         for name, part in parts.items():
             if name == "model":
                 load_weights(part, checkpoint, self.last)  # type: ignore[arg-type]
-            else:
+                continue
+            try:
                 part.load_state_dict(checkpoint[name])
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.last} is damaged: its {name} does not fit ({type(error).__name__}). Restore it, or "
+                    "start afresh in another folder: --run-dir DIR"
+                ) from error
         self.next_epoch = checkpoint["epoch"] + 1
         self.best_epoch, self.best_rank1 = checkpoint["best_epoch"], checkpoint["best_rank1"]
         best = {name: checkpoint[name] for name in ("format", "method", *CONTENTS)}
@@ -210,7 +222,7 @@ class Run:
 
     def results(self) -> dict[str, Any] | None:
         """The final results, where there are some: an epoch's end takes those of a shorter run away."""
-        return read_json(self.results_file) if self.results_file.exists() else None
+        return read_results(self.results_file) if self.results_file.exists() else None
 
     def go_on_from_best(self, model: nn.Module, keep_as: str, **parts: nn.Module | Optimizer) -> None:
         """Restores the selected weights and running statistics, and keeps best.pth as `<keep_as>.pth` too, with the
@@ -296,30 +308,6 @@ class Run:
             self._curves.close()
         if distributed.is_main():
             self._lock.close()
-
-
-def read_log(file: Path) -> list[dict[str, Any]]:
-    """The entries of a log.jsonl; a last line that a kill cut short is left out.
-
-    Raises:
-        UserError: the file cannot be read, or a line is no entry of an epoch.
-    """
-    try:
-        texts = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            if number == len(texts):
-                break
-            line = None
-        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
-            raise UserError(f"{file}, line {number}: this is no entry of an epoch; delete the line")
-        lines.append(line)
-    return lines
 
 
 def _say(text: str) -> None:

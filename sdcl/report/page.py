@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sdcl.errors import UserError
-from sdcl.files import write_atomically
+from sdcl.files import check_writable, write_atomically
 from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.embedding import Levels
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
@@ -61,6 +61,8 @@ def write_report(
         UserError: no run, no best.pth, or data that are not there.
     """
     run = read_run(folder)
+    page = folder / "report.html"
+    check_writable(page)
     best = folder / "best.pth"
     if not best.is_file():
         raise UserError(f"{folder} holds no best.pth: it is written at the end of the first epoch")
@@ -91,7 +93,6 @@ def write_report(
         *(run.method.sections(reported) if run.method.sections else ()),
         sections.settings(run, device),
     ]
-    page = folder / "report.html"
     text = markup.page(run, checkpoint["epoch"], parts)
     write_atomically(page, lambda p: p.write_text(text, encoding="utf-8"))
     return page

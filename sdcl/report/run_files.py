@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sdcl.errors import UserError
-from sdcl.files import read_json
-from sdcl.frame.method import Method, method_named
+from sdcl.frame.method import Method, read_settings
 from sdcl.frame.published import Curve
-from sdcl.frame.run import read_log
+from sdcl.frame.run_log import read_log, read_results
 from sdcl.settings import RunSettings
 
 __all__ = ["RunFiles", "read_run", "run_folders"]
@@ -72,7 +71,5 @@ def read_run(folder: Path) -> RunFiles:
     lines = read_log(log)
     if not lines:
         raise UserError(f"{log} holds no epoch yet: wait for the first one to end")
-    settings = read_json(config)
-    method = method_named(settings.pop("method", "sdcl"))  # files of version 0.1 do not name it
-    table = read_json(results) if results.is_file() else None
-    return RunFiles(folder, method, method.settings.from_json(settings, config), lines, table)
+    method, settings = read_settings(config)
+    return RunFiles(folder, method, settings, lines, read_results(results) if results.exists() else None)
