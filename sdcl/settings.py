@@ -177,6 +177,11 @@ class RunSettings:
         raise NotImplementedError
 
     @property
+    def rank_on(self) -> Literal["identities", "images"] | None:
+        """What Rank-k counts where the method's authors differ from what is usual for the data set; None: as usual."""
+        return None
+
+    @property
     def epochs(self) -> int:
         """Parts into which a run is divided: after each one it writes its log line and its checkpoints."""
         raise NotImplementedError

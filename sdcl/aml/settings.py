@@ -220,7 +220,7 @@ class Config(RunSettings):
     """The weights that are the result: the last ones, as published, or the tested ones with the best Rank-1 on the test
     set."""
 
-    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (*RunSettings.NOT_IN_RESULT, "source_dir", "start_from", "truth")
+    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (*RunSettings.NOT_IN_RESULT, "source_dir", "start_from", "truth", "until")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,6 +251,10 @@ class Config(RunSettings):
     @property
     def image_size(self) -> tuple[int, int]:
         return self.model.image_height, self.model.image_width
+
+    @property
+    def rank_on(self) -> Literal["identities", "images"]:
+        return "identities"  # on RegDB too, where others count images (section 10)
 
     @property
     def style(self) -> str:

@@ -74,10 +74,11 @@ class SourcePhase:
 
     def state(self) -> dict[str, Any]:
         """What the phase goes on from, beside the pair's weights."""
-        return {"classifiers": self.classifiers.state_dict(), "optimizer": self.optimizer.state_dict()}
+        weights = [weight.detach() for weight in self.classifiers.weights]
+        return {"classifiers": weights, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.classifiers.load_state_dict(state["classifiers"])
+        """The classifiers came with the weights that they were given."""
         self.optimizer.load_state_dict(state["optimizer"])
 
     def train(self, part: Part, number: int, clock: Clock, progress: Callable[..., Any]) -> dict[str, Any]:

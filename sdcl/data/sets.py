@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdcl.data import folder, regdb, sysu
+from sdcl.data import folder, regdb, sysu, sysu02
 from sdcl.data.records import ImageRecord, Task, TestSet
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
 from sdcl.data.verify import CheckReport, Count
@@ -121,6 +121,15 @@ SETS: dict[str, DataSet] = {
         same_identities=False,
         mend_split="restore the released lists, remove rgb_modify and ir_modify, and prepare again",
         draw=_draw_regdb,
+    ),
+    "sysu02": DataSet(
+        title="SYSU-MM02",
+        training=lambda root, modality, _: sysu02.train_records(root, modality),
+        test=lambda root, *_: sysu02.test_set(root),
+        check=lambda root, _, published: sysu02.verify(root, published=published),
+        modes=("visible_to_infrared", "infrared_to_visible"),
+        published=sysu02.PUBLISHED,
+        rank_on="identities",
     ),
     "folder": DataSet(
         title="a folder of your own",

@@ -119,7 +119,8 @@ def evaluate(
                 found = test.of(gallery)
                 removed = rules.removed(*query, *found)
                 try:
-                    trials.append(retrieval_metrics(scores, query[0], found[0], removed, rules.rank_on))
+                    rank_on = config.rank_on or rules.rank_on
+                    trials.append(retrieval_metrics(scores, query[0], found[0], removed, rank_on))
                 except ValueError as error:  # embeddings that are not finite, or no query with a hit
                     raise UserError(f"the test {task.mode} cannot be computed: {error}") from error
             table[f"{task.mode}_{kind}" if number else task.mode] = _summary(trials)
@@ -134,7 +135,8 @@ def chance_table(test: TestSet, config: RunSettings) -> Table:
         trials = []
         for gallery in task.galleries:
             found = test.of(gallery)
-            trials.append(chance(query[0], found[0], removed=rules.removed(*query, *found), rank_on=rules.rank_on))
+            removed, rank_on = rules.removed(*query, *found), config.rank_on or rules.rank_on
+            trials.append(chance(query[0], found[0], removed=removed, rank_on=rank_on))
         table[task.mode] = _summary(trials)
     return table
 

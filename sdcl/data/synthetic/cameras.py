@@ -123,7 +123,9 @@ def _clouds(draws: Draws, rows: int, columns: int, cell: int) -> np.ndarray:
     return (left + fx * (right - left))[..., None]
 
 
-def draw_image(config: SyntheticConfig, identity: int, camera: int, image: int) -> np.ndarray:
+def draw_image(
+    config: SyntheticConfig, identity: int, camera: int, image: int, response: int | None = None
+) -> np.ndarray:
     """One image of the data set, drawn alone.
 
     Args:
@@ -131,6 +133,8 @@ def draw_image(config: SyntheticConfig, identity: int, camera: int, image: int) 
         identity: its number, 1 … .
         camera: 1 … 6 as in SYSU-MM01 (3 and 6 infrared); 7 and 8 are RegDB's visible and thermal camera.
         image: its number within identity and camera, 1 … .
+        response: an infrared camera, to have the same moment of a visible camera as that one would develop it: person,
+            pose, box and place are those of `camera`, light and film those of `response`.
 
     Returns:
         uint8 [height, width, 3]; infrared images have three equal channels. The same bytes on every machine.
@@ -156,6 +160,8 @@ def draw_image(config: SyntheticConfig, identity: int, camera: int, image: int) 
     left = int((scene.shape[1] - config.width) * (0.8 * track.uniform() + 0.2 * draws.uniform()))
     above = draws.below(len(scene) - config.height + 1)
     view = scene[above : above + config.height, left : left + config.width]
+    if response is not None:
+        eye, view = draw_camera(config.seed, response, config.camera_strength), view.mean(2, keepdims=True)
     return _develop(canvas, view, person, eye, config.own_infrared, draws)
 
 

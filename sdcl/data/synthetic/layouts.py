@@ -22,13 +22,15 @@ from tqdm import tqdm
 
 from sdcl.data.synthetic.cameras import REGDB_THERMAL, REGDB_VISIBLE, draw_image
 from sdcl.data.synthetic.randomness import LAYOUT, Draws
-from sdcl.data.synthetic.settings import CAMERAS, SyntheticConfig, identity_splits, image_counts
+from sdcl.data.synthetic.settings import CAMERAS, VISIBLE_CAMERAS, SyntheticConfig, identity_splits, image_counts
 from sdcl.errors import UserError
 
 RENDERER = 1
 """Grows with every change of the pixels, so that a set drawn by an older renderer is not taken for a current one."""
 FINISHED, UNFINISHED = "synthetic.json", "synthetic-unfinished.json"
 REGDB_IMAGES, REGDB_TRIALS = 10, 10
+SOURCE_RESPONSE = 3
+"""The infrared camera whose light and film the partners of a drawn source have."""
 
 
 class _Picture(NamedTuple):
@@ -38,6 +40,7 @@ class _Picture(NamedTuple):
     identity: int
     camera: int
     image: int
+    response: int | None = None
 
 
 def write_sysu_layout(root: Path, config: SyntheticConfig, workers: int | None = None, progress: bool = True) -> None:
@@ -104,6 +107,38 @@ def write_regdb_layout(root: Path, config: SyntheticConfig, workers: int | None 
                     for image in range(1, REGDB_IMAGES + 1)
                 )
     _write(Path(root), "RegDB", config, identities, lists, workers, progress)
+
+
+def write_source_layout(
+    root: Path, config: SyntheticConfig, style: str, workers: int | None = None, progress: bool = True
+) -> None:
+    """Write a synthetic source in market1501_gen's layout: people in visible light, partners, and pseudo-labels.
+
+    The visible cameras' images alone. The same moments as an infrared camera of this world would develop them play the
+    part of images that a diffusion model generated; training identities are in the train folders, the others in the
+    test folders. `pseudo_labels.txt` holds the drawn identities.
+
+    Args:
+        style: ending of the partners' folders.
+        The others, and Raises: as `write_sysu_layout`.
+    """
+    splits = identity_splits(config)
+    folders = {number: "market1501_test" if number in splits["test"] else "market1501_train" for number in
+               image_counts(config)}  # fmt: skip
+    identities, labels = [], {}
+    for number, counts in image_counts(config).items():
+        pictures = []
+        for camera in VISIBLE_CAMERAS:
+            for image in range(1, counts[camera - 1] + 1):
+                name = f"{number:04d}_c{camera}s1_{image:06d}_00.jpg"
+                labels[name] = number
+                pictures += [
+                    _Picture(f"{folders[number]}/{name}", number, camera, image),
+                    _Picture(f"{folders[number]}_{style}/{name}", number, camera, image, SOURCE_RESPONSE),
+                ]
+        identities.append(pictures)
+    lists = {"pseudo_labels.txt": "".join(f"{name} {label}\n" for name, label in sorted(labels.items()))}
+    _write(Path(root), f"market1501_gen in the style of {style}", config, identities, lists, workers, progress)
 
 
 def _write(
@@ -190,7 +225,7 @@ def _claim(root: Path, marker: str) -> bool:
 def _write_identity(root: Path, config: SyntheticConfig, pictures: list[_Picture]) -> int:
     """Draw and save one identity's pictures; their number."""
     for picture in pictures:
-        pixels = draw_image(config, picture.identity, picture.camera, picture.image)
+        pixels = draw_image(config, picture.identity, picture.camera, picture.image, picture.response)
         # Quality and subsampling are read by JPEG alone.
         Image.fromarray(pixels).save(root / picture.path, quality=92, subsampling=0)
     return len(pictures)
