@@ -50,6 +50,11 @@ def train(config: Config, trial: int, images: Images, test_set: TestSet, device:
     run = Run(folder_of(config, trial), METHOD, config, trial, images.target.fingerprint)
     pair, weights = beginning(config, trial, run.folder)
     saved = run.restore(model=pair.first, second=pair.second)  # of the part before, where the run goes on
+    if saved.get("source", images.source_fingerprint) != images.source_fingerprint:
+        raise UserError(
+            f"the source in {config.source_dir}, or its labels, are not those that the run in {run.folder} started "
+            "with: restore them, or start afresh in another --run-dir"
+        )
     weights = saved.get("classifiers", weights)
     pair.to(device)
 
@@ -83,7 +88,8 @@ def train(config: Config, trial: int, images: Images, test_set: TestSet, device:
             line = {"epoch": number, "stage": settings.stage, "phase": name, "steps": part.last, **losses}
             line |= {"seconds": clock.seconds, **table}
             rank1 = next(iter(table.values()))["rank1"] if table else None
-            selected = run.save(line, rank1, model=pair.first, second=pair.second, **state)
+            state |= {"second": pair.second, "source": images.source_fingerprint}
+            selected = run.save(line, rank1, model=pair.first, **state)
             progress.epoch(line, selected and part.test, pairs_note(line))
 
     start = beginning(config, trial, run.folder)[0].first

@@ -141,6 +141,14 @@ def test_a_phase_starts_from_the_file_of_the_one_before(whole):
     assert results["start"] == known["target_dbscan"]
 
 
+def test_other_labels_than_the_run_began_with(whole, capsys, tmp_path):
+    labels = tmp_path / "labels.txt"
+    lines = (whole / "source/pseudo_labels.txt").read_text().splitlines()
+    labels.write_text("\n".join(lines[:-1]))
+    command = arguments(whole, "run", "--source-labels", labels, "--resume", "changed")
+    assert "or its labels, are not those" in fails(command, capsys)
+
+
 def test_until_stops_there_and_resume_goes_on(whole, monkeypatch):
     folder = whole / "until"
     train_aml.main(arguments(whole, "until", "--until", "source"))

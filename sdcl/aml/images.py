@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from sdcl import distributed
 from sdcl.aml.settings import Config
+from sdcl.data.images import unreadable_images
 from sdcl.data.market_gen import Source, load_source
-from sdcl.data.readable import unreadable_images
 from sdcl.data.records import ImageRecord
 from sdcl.data.synthetic import SyntheticConfig, write_source_layout
 from sdcl.data.training_set import TrainingSet, load_training_set
@@ -24,11 +24,12 @@ ANOTHER_WORLD = 1_000
 
 @dataclass(frozen=True)
 class Images:
-    """target: its training images, with a fingerprint of all that the run trains on. source: None where the run has no
-    phase of it."""
+    """target: its training images. source: None where the run has no phase of it. source_fingerprint: of its files and
+    labels, empty without one."""
 
     target: TrainingSet
-    source: Source | None
+    source: Source | None = None
+    source_fingerprint: str = ""
 
     def by_modality(self) -> list[dict[str, list[ImageRecord]]]:
         """What is read as the caches are named: the target's modalities, and the source's originals and partners."""
@@ -55,12 +56,11 @@ def load_images(config: Config, trial: int) -> Images:
                     f"{config.data_dir}: lower it, or complete the data"
                 )
     if not {"source", "source_mutual"} & set(config.phases):
-        return Images(target, None)
+        return Images(target)
     if config.synthetic_seed is not None:
         distributed.from_main(lambda: _draw(config))
     source = load_source(config.source_dir, config.style, config.source_labels)
-    fingerprint = hashlib.sha256(f"{target.fingerprint} {_fingerprint(source)}".encode()).hexdigest()[:16]
-    return Images(replace(target, fingerprint=fingerprint), _readable(source, config))
+    return Images(target, _readable(source, config), _fingerprint(source))
 
 
 def _readable(source: Source, config: Config) -> Source:
@@ -75,9 +75,10 @@ def _readable(source: Source, config: Config) -> Source:
 
 
 def _fingerprint(source: Source) -> str:
-    """Of the files and of their labels."""
+    """16 hexadecimal digits that identify the files and their labels."""
     files = data_fingerprint([*source.records, *(ImageRecord(path, 0, 0) for path in source.partners)])
-    return f"{files} {[record.identity for record in source.records]}"
+    labels = [record.identity for record in source.records]
+    return hashlib.sha256(f"{files} {labels}".encode()).hexdigest()[:16]
 
 
 def _draw(config: Config) -> None:

@@ -220,7 +220,13 @@ class Config(RunSettings):
     """The weights that are the result: the last ones, as published, or the tested ones with the best Rank-1 on the test
     set."""
 
-    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (*RunSettings.NOT_IN_RESULT, "source_dir", "start_from", "truth", "until")
+    NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (
+        *RunSettings.NOT_IN_RESULT,
+        "source_dir",
+        "start_from",
+        "truth",
+        "until",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

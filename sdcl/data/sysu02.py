@@ -18,6 +18,8 @@ from sdcl.data.records import DEMO_HINT, MODALITIES, ImageRecord, Task, TestSet,
 from sdcl.data.verify import CheckReport, CheckRow, Count
 from sdcl.errors import UserError
 
+UNKNOWN = -1
+"""Identity of every training image."""
 CAMERAS = {"visible": (1,), "infrared": (2, 3)}
 TRAINING, TEST = "train.txt", {"visible": "test_rgb.txt", "infrared": "test_ir.txt"}
 
@@ -40,7 +42,8 @@ def train_records(data_dir: str | os.PathLike[str], modality: str) -> list[Image
     Raises UserError when the list is missing, malformed or without an image of the modality, and for listed images
     that do not exist.
     """
-    records = sorted(r for r in list_records(data_dir, TRAINING) if r.camera in CAMERAS[modality])
+    listed = list_records(data_dir, TRAINING)
+    records = sorted(r._replace(identity=UNKNOWN) for r in listed if r.camera in CAMERAS[modality])
     if not records:
         raise UserError(
             f"{os.path.join(data_dir, TRAINING)}: no {modality} image (camera {_cameras(modality)}) is listed; restore "
