@@ -1,5 +1,7 @@
 """The exceptions that the programs show to their user, and how they show them."""
 
+from __future__ import annotations
+
 import codecs
 import errno
 import os
@@ -83,10 +85,10 @@ def broken_package(error: ImportError) -> str:
     if not package or package == "sdcl" or package.startswith(("train_", "test_sdcl")):
         return ""
     what = f"has no {package}" if isinstance(error, ModuleNotFoundError) else f"cannot import {package} ({error})"
-    command = shlex.join([".venv/bin/python", *sys.argv])
+    venv = os.environ.get("SDCL_VENV", ".venv")
     return (
-        f"this Python ({sys.executable}) {what}. `bash scripts/demo.sh` and `bash scripts/test.sh` make an environment "
-        f"that has what is needed: run `. .venv/bin/activate` first, or {command}"
+        f"this Python ({sys.executable}) {what}. `bash scripts/demo.sh` and `bash scripts/test.sh` make the "
+        f"environment {venv} with what is needed; then: . {venv}/bin/activate, or {venv}/bin/python {shlex.join(sys.argv)}"
     )
 
 

@@ -4,6 +4,8 @@ A Python without the project's packages, a package that is broken, and Ctrl-C ne
 has started, it takes care of them.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from types import TracebackType
@@ -17,8 +19,8 @@ __all__: list[str] = []
 def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
         _leave("interrupted", 130)
-    if isinstance(error, ImportError) and (line := broken_package(error)):
-        _leave(f"error: {line}", 2)
+    if isinstance(error, ImportError) and broken_package(error):
+        _leave(f"error: {broken_package(error)}", 2)
     sys.__excepthook__(kind, error, traceback)
 
 
@@ -28,4 +30,6 @@ def _leave(line: str, status: int) -> NoReturn:
     os._exit(status)  # a hook cannot choose the status otherwise
 
 
+if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells so
+    _leave(f"error: Python 3.10 or newer is needed, this is {sys.version.split()[0]} ({sys.executable})", 2)
 sys.excepthook = _hook

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""What all tests share. They compute on the CPU, wherever they run; only `pytest tests/gpu` sees the GPUs."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,19 @@ import pytest
 import torch
 
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).parent.parent.parent / "shared" / "golden"))
+GPU = Path(__file__).parent / "gpu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not any(GPU in (path := Path(argument.partition("::")[0]).resolve(), *path.parents) for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if GPU in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="no GPU is seen: pytest tests/gpu, on a machine that has one"))
 
 
 @pytest.fixture(autouse=True)

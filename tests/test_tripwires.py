@@ -401,7 +401,7 @@ def test_imports_that_end_a_program_take_one_line(tmp_path: Path, broken: str, s
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     assert len(done.stderr.splitlines()) == 1 and said in done.stderr, done.stderr
     assert done.returncode == (130 if said == "interrupted" else 2)
-    assert said == "interrupted" or ". .venv/bin/activate" in done.stderr
+    assert said == "interrupted" or "/bin/activate, or " in done.stderr
 
 
 def test_mistakes_of_the_program_keep_their_traceback() -> None:
