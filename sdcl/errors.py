@@ -88,7 +88,7 @@ def broken_package(error: ImportError) -> str:
     venv = os.environ.get("SDCL_VENV", ".venv")
     return (
         f"this Python ({sys.executable}) {what}. `bash scripts/demo.sh` and `bash scripts/test.sh` make the "
-        f"environment {venv} with what is needed; then: . {venv}/bin/activate, or {venv}/bin/python {shlex.join(sys.argv)}"
+        f"environment {venv} with what is needed: . {venv}/bin/activate, or {venv}/bin/python {shlex.join(sys.argv)}"
     )
 
 

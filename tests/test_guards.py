@@ -104,7 +104,10 @@ def test_the_log_tells_singles_and_rows_without_a_partner() -> None:
         "visible_singles": 1, "infrared_singles": 2,
     }  # fmt: skip
     associated = torch.tensor([1, 1, 1, -1, -1, 0, 2, -1])  # the row with label 2 is an outlier: it does not train
-    counts = PseudoLabels(visible, infrared, associated, 2).counts()
+    labels = PseudoLabels(visible, infrared, associated, 2)
+    assert labels.association({"association_accuracy": 0.754}) == "association 2 clusters, 0.75 right"
+    assert labels.association({}) == "association 2 clusters" and PseudoLabels(*[visible] * 3, 1).association({}) == ""
+    counts = labels.counts()
     assert counts["associated_visible_clusters"] == 2 and counts["visible_singles"] == 1
     assert counts["visible_unassociated"] == 2, "rows 3 and 4 are in a cluster, but have no infrared label"
     assert counts["infrared_unassociated"] == 2, "clusters 2 and 3 were given to no visible row that trains"

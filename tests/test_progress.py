@@ -13,6 +13,7 @@ from sdcl.config import PRESETS
 from sdcl.frame.curves import Curves
 from sdcl.frame.diagnostics import SIZE_BINS
 from sdcl.frame.progress import Progress
+from sdcl.training.method import METHOD
 
 LINE = {
     **log_lines(2, 1, ("visible_to_thermal", "thermal_to_visible"))[1],
@@ -28,7 +29,7 @@ LINE = {
 
 
 def summary(capsys, line: dict, **changes) -> list[str]:
-    Progress(dataclasses.replace(PRESETS["regdb"], **changes), 3).epoch(line, selected=True)
+    Progress(dataclasses.replace(PRESETS["regdb"], **changes), 3).epoch(line, True, "8 clusters were associated")
     return capsys.readouterr().out.splitlines()
 
 
@@ -36,12 +37,12 @@ def test_summary_of_an_epoch(capsys) -> None:
     lines = summary(capsys, LINE)
     assert max(map(len, lines)) <= 120
     first, visible, infrared, last = lines
-    assert first.startswith("epoch  1/30 stage 2: loss 4.250, visible_to_thermal R1 60.00 mAP 60.00, thermal_to")
+    assert first.startswith("epoch  1/30 stage 1: loss 4.250, visible_to_thermal R1 60.00 mAP 60.00, thermal_to")
     assert first.endswith(" *best")
     assert visible.startswith("    visible    690 clusters  12202 outliers ▁▂▅█▂▁▁▂ 8 identities, ")
     assert visible.endswith(" identities, purity 0.91, ARI 0.60, pairs 0.81, across 0.50")
     assert "infrared     9 clusters      0 outliers" in infrared and "across" not in infrared, "that was not defined"
-    assert last.startswith("    association 8 clusters, 0.75 right; seconds embed 1072.1 label 108.3 train")
+    assert last.startswith("    8 clusters were associated; seconds embed 1072.1 label 108.3 train")
 
 
 def test_summary_without_true_identities(capsys) -> None:
@@ -50,7 +51,7 @@ def test_summary_without_true_identities(capsys) -> None:
     own = {k: v for k, v in LINE.items() if k in kept or k.endswith(("_clusters", "_outliers"))}
     lines = summary(capsys, own, truth=False)
     assert lines[1] == "    visible    690 clusters  12202 outliers"
-    assert lines[3].startswith("    association 8 clusters; seconds")
+    assert lines[3].startswith("    8 clusters were associated; seconds")
 
 
 def values(events, name: str) -> list[tuple[int, float]]:
@@ -63,7 +64,7 @@ def numbers(line: dict) -> int:
 
 def test_curves_hold_the_log(tmp_path: Path) -> None:
     lines = log_lines(4, 2)
-    curves = Curves(tmp_path, lines[:1])
+    curves = Curves(tmp_path, lines[:1], METHOD.terms)
     for line in lines[1:]:
         curves.add(line)
     events = read_curves(tmp_path)
@@ -84,10 +85,10 @@ def test_curves_begin_anew_from_the_log(tmp_path: Path) -> None:
     """A kill between log and checkpoint takes back an epoch that is drawn already; it comes again, otherwise."""
     lines = log_lines(3, 2)
     (tmp_path / "notes.txt").write_text("a user's own file")
-    killed = Curves(tmp_path, [])
+    killed = Curves(tmp_path, [], METHOD.terms)
     for line in lines:
         killed.add(line)
-    resumed = Curves(tmp_path, lines[:2])
+    resumed = Curves(tmp_path, lines[:2], METHOD.terms)
     resumed.add({**lines[2], "loss": 1.0})
     events = read_curves(tmp_path)
     assert values(events, "loss/loss") == [

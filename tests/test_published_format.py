@@ -161,7 +161,7 @@ def test_conversion_from_published_and_back_is_exact(tmp_path, monkeypatch, caps
     torch.save({"state_dict": renamed(state, "module."), "epoch": 23, "best_mAP": np.float64(0.625)}, a)
     assert convert(monkeypatch, a, b, "--to", "sdcl", "--preset", "regdb", "--trial", "4") == 0
     own = torch.load(b, weights_only=True)
-    assert (own["epoch"], own["stage"], own["trial"], own["metrics"]["rank1"]) == (22, 2, 4, 0.625)
+    assert (own["method"], own["epoch"], own["trial"], own["metrics"]["rank1"]) == ("sdcl", 22, 4, 0.625)
     assert own["config"]["model"] | {"heads": 2, "drop_path": 0.0} == vars(SMALL)
     model = build_model(SMALL)
     load_checkpoint(model, b)
