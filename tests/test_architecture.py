@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 ALONE = ("memory", "cnl", "cra", "evaluation", "rerank", "clustering")
-BASE = ("distributed", "errors", "files", "seeds", "settings", "tables", "tensor_files", "version")
+BASE = ("distributed", "errors", "files", "seeds", "settings", "startup", "tables", "tensor_files", "version")
 SHARED = (*ALONE, *BASE, "data", "frame", "report")
 SDCL = ("config", "models", "training")
 METHODS = ("pic", "cclnet", "aml")
