@@ -26,6 +26,7 @@ from sdcl.report.comparison import (  # noqa: E402
     comparison_figure,
     comparison_table,
     departures,
+    differing,
     methods_of,
     verdict,
 )
@@ -47,6 +48,9 @@ def main() -> None:
         raise UserError(f"--published {a.published}: nothing is known of these methods there ({', '.join(known)})")
 
     print(comparison_table(runs, dataset))
+    if different := differing(runs):
+        print("\nThe runs differ in")
+        print("\n".join(f"  {line}" for line in different))
     for method in methods_of(runs):
         curve = method.published.curves.get(dataset) if method.published and dataset else None
         if curve is None:

@@ -46,8 +46,8 @@ def final_results(
 
     Returns:
         The modes' tables of the selected weights at the top level; "last", "start" (before training) and the method's
-        own parts, each where there are such weights, in the same shape; "chance"; "epoch", "selected_by" and
-        "galleries" (how the test's were picked).
+        own parts, each where there are such weights, in the same shape; "chance"; "epoch", "selected_by",
+        "galleries" (how the test's were picked) and "provenance" (what made the run).
     """
     known = distributed.from_main(run.results)
     if known is not None:
@@ -72,6 +72,7 @@ def final_results(
         "epoch": run.best_epoch,
         "selected_by": run.config.select,
         "galleries": test_set.galleries,
+        "provenance": run.provenance(),
     }
     if distributed.is_main():
         write_json(run.results_file, results)
@@ -104,7 +105,7 @@ def mean_of_trials(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: average([r[name] for r in results]) for name in parts},
         "trials": len(results),
         **({"images": " ".join(r["images"] for r in results)} if "images" in results[0] else {}),
-        **{name: results[0][name] for name in SAME_IN_ALL if name in results[0]},
+        **{name: results[0][name] for name in (*SAME_IN_ALL, "provenance") if name in results[0]},
     }
 
 

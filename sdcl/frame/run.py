@@ -31,7 +31,8 @@ from sdcl.files import remove_leftovers, write_atomically, write_json
 from sdcl.frame.checkpoints import CONTENTS, load_weights, pack, read_checkpoint, save_checkpoint
 from sdcl.frame.curves import Curves
 from sdcl.frame.method import Method
-from sdcl.frame.run_log import read_log, read_results
+from sdcl.frame.provenance import provenance, weights_hash
+from sdcl.frame.run_log import read_log, read_provenance, read_results
 from sdcl.settings import RunSettings
 from sdcl.version import __version__
 
@@ -58,9 +59,9 @@ class Clock:
 class Run:
     """One training run in its folder.
 
-    Files: config.json (method and resolved settings), log.jsonl (an object an epoch), last.pth (everything to go on
-    from), best.pth (the selected epoch), results.json (the final tables), tensorboard/ (curves), and copies of best.pth
-    that the method asks for (`go_on_from_best`).
+    Files: config.json (method and resolved settings), provenance.json (what made the run), log.jsonl (an object an
+    epoch), last.pth (everything to go on from), best.pth (the selected epoch), results.json (the final tables),
+    tensorboard/ (curves), and copies of best.pth that the method asks for (`go_on_from_best`).
 
     Args:
         folder: made if it does not exist; locked until `close` or the end of the process.
@@ -79,6 +80,7 @@ class Run:
         self.trial, self.fingerprint = trial, fingerprint
         self.last, self.best = folder / "last.pth", folder / "best.pth"
         self.log_file, self.results_file = folder / "log.jsonl", folder / "results.json"
+        self.provenance_file = folder / "provenance.json"
         self.next_epoch, self.best_epoch, self.best_rank1 = 0, -1, -1.0
         self._curves: Curves | None = None
         if distributed.is_main():
@@ -146,8 +148,25 @@ class Run:
             self.log_file.unlink(missing_ok=True)
         if distributed.is_main():
             write_json(self.folder / "config.json", {"method": self.method.name, **self.config.to_json()})
+            self._record_provenance(parts["model"])  # type: ignore[arg-type]
             self._draw_curves()
         return values
+
+    def _record_provenance(self, model: nn.Module) -> None:
+        """provenance.json: an entry for what the run began with, and a further one wherever it goes on otherwise."""
+        fresh = self.next_epoch == 0 or not self.provenance_file.is_file()
+        known = [] if fresh else self.provenance()
+        begun = known[0]["starting_weights"] if known else None
+        if begun is None and self.next_epoch == 0:
+            begun = weights_hash(model.state_dict())
+        entry = provenance(self.config, self.fingerprint, begun or "unknown")
+        if not known or {**known[-1], "from_epoch": 0} != {**entry, "from_epoch": 0}:
+            known.append({"from_epoch": self.next_epoch, **entry})
+        write_json(self.provenance_file, {"runs": known})
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """What made this run (`sdcl.frame.provenance`): an entry, and one more for each change on the way."""
+        return read_provenance(self.folder)
 
     def _draw_curves(self) -> None:
         """TensorBoard's curves of the epochs so far, if they are wanted and it is installed."""

@@ -1,4 +1,4 @@
-"""What a run has written down so far: its log.jsonl and results.json, checked as they are read."""
+"""What a run has written down so far: log.jsonl, results.json, provenance.json, checked as they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sdcl.errors import UserError
 from sdcl.files import read_json
 from sdcl.frame.retrieval import METRICS, modes, parts_of
 
-__all__ = ["read_log", "read_results"]
+__all__ = ["read_log", "read_provenance", "read_results"]
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
@@ -65,6 +65,19 @@ def read_results(file: Path) -> dict[str, Any]:
             "auto, makes it again"
         )
     return results
+
+
+def read_provenance(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run folder's provenance.json (`sdcl.frame.provenance`); none where an older version trained.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    file = folder / "provenance.json"
+    entries = read_json(file).get("runs") if file.exists() else []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{file} is damaged: it does not say what made the run. Restore or delete it")
+    return entries
 
 
 def _is_number(value: Any) -> bool:

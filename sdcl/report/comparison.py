@@ -13,13 +13,14 @@ from matplotlib.ticker import MaxNLocator
 
 from sdcl.errors import UserError
 from sdcl.frame.method import Method
+from sdcl.frame.provenance import differences
 from sdcl.frame.published import Curve, series
 from sdcl.frame.retrieval import modes
 from sdcl.report.figures import PUBLISHED, STYLE
 from sdcl.report.run_files import RunFiles
 from sdcl.tables import align_columns
 
-__all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "verdict"]
+__all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "differing", "methods_of", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,18 @@ def comparison_table(runs: Sequence[RunFiles], dataset: str | None) -> str:
             for mode in published.results[dataset]
         ]
     return align_columns(rows, left=5)
+
+
+def differing(runs: Sequence[RunFiles]) -> list[str]:
+    """In what runs differ beside their numbers, a line each: what made them, then settings (against the first run of
+    the same method)."""
+    lines = differences({str(run.folder): run.provenance for run in runs})
+    first: dict[str, RunFiles] = {}
+    for run in runs:
+        settings = run.config.differences(first.setdefault(run.method.name, run).config)
+        if settings:
+            lines.append(f"settings of {run.folder}: {', '.join(settings)}")
+    return lines
 
 
 def methods_of(runs: Sequence[RunFiles]) -> list[Method]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from sdcl.errors import UserError
 from sdcl.frame.method import Method, read_settings
 from sdcl.frame.published import Curve
-from sdcl.frame.run_log import read_log, read_results
+from sdcl.frame.run_log import read_log, read_provenance, read_results
 from sdcl.settings import RunSettings
 
 __all__ = ["RunFiles", "read_run", "run_folders"]
@@ -23,6 +24,7 @@ class RunFiles:
     Attributes:
         log: an entry an epoch, in order.
         results: the final table, None while the run has not ended.
+        provenance: what made it (`sdcl.frame.provenance`); empty where an older version trained.
     """
 
     folder: Path
@@ -30,6 +32,7 @@ class RunFiles:
     config: RunSettings
     log: list[dict[str, Any]]
     results: dict[str, Any] | None
+    provenance: Sequence[dict[str, Any]] = ()
 
     @property
     def published(self) -> str | None:
@@ -72,4 +75,5 @@ def read_run(folder: Path) -> RunFiles:
     if not lines:
         raise UserError(f"{log} holds no epoch yet: wait for the first one to end")
     method, settings = read_settings(config)
-    return RunFiles(folder, method, settings, lines, read_results(results) if results.exists() else None)
+    table = read_results(results) if results.exists() else None
+    return RunFiles(folder, method, settings, lines, table, read_provenance(folder))

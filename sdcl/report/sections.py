@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdcl.data.records import MODALITIES
 from sdcl.data.sets import SETS
+from sdcl.frame.provenance import describe
 from sdcl.frame.retrieval import METRICS, TestSet, chance_table, modes
 from sdcl.report import figures, views
 from sdcl.report.markup import Section, escape, figure, photo, row
@@ -175,7 +176,7 @@ def tsne(reported: ReportedRun) -> Section:
 
 
 def settings(run: RunFiles, device: torch.device) -> Section:
-    """Time and versions, and every setting of the run."""
+    """Time, what made the run, and its every setting."""
     seconds: dict[str, float] = {}
     for line in run.log:
         for phase, value in line["seconds"].items():
@@ -184,7 +185,8 @@ def settings(run: RunFiles, device: torch.device) -> Section:
     machine = {
         "method": run.method.title,
         "training time": f"{sum(seconds.values()) / 60:.1f} min in {len(run.log)} epochs ({phases})",
-        "versions": f"sdcl {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        **describe(run.provenance),
+        "versions of this page": f"sdcl {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         "machine of this page": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, "
         + (torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"),
     }
