@@ -92,7 +92,8 @@ def test_commands_are_found_in_every_form(tmp_path):
 @pytest.fixture(scope="module")
 def helps(folder):
     """The help of every program, with those of its subcommands."""
-    programs = [[name, "sysu"] for name in ("train_sdcl.py", "test_sdcl.py")]
+    trained = sorted(path.name for path in ROOT.glob("train_*.py"))
+    programs = [[name, "sysu"] for name in (*trained, "test_sdcl.py")]
     programs += [[name] for name in sorted(os.listdir(ROOT)) if name.startswith("prepare_")]
     programs += [[f"scripts/{path.name}"] for path in sorted((ROOT / "scripts").glob("*.py"))]
     programs += [["scripts/export.py", what] for what in ("embeddings", "labels", "model")]

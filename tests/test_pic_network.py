@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sdcl.errors import UserError
+from sdcl.frame.compiling import compile_modules
 from sdcl.pic import PICModelConfig, PICNetwork, make_optimizer, train_step
 from sdcl.pic.presets import PRESETS
 from sdcl.pic.weights import published_names
@@ -168,3 +169,17 @@ def test_without_mean_branches_the_trained_ones_are_tested():
 def test_impossible_networks_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         PICModelConfig(**changes)
+
+
+def test_a_compiled_network_computes_the_same():
+    losses, states = [], []
+    for compiled in (False, True):
+        network = _network().train()
+        if compiled:
+            compile_modules(network.convolutional, torch.device("cpu"), backend="aot_eager")
+        adam = make_optimizer(network.parameters(), CONFIG)
+        losses.append(train_step(network, adam, _images(4, 1), _images(4, 2), LABELS, CONFIG))
+        network.eval().embed(_images(), "visible")
+        states.append(network.state_dict())
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
