@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import ablation  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = [*TINY_RUN, "--synthetic-identities", "6", "3", "--seeds", "1", "2", "--data-seeds", "4"]
 
 

@@ -15,6 +15,8 @@ from sdcl.frame.cli import how_to_go_on
 from sdcl.frame.run import Run
 from sdcl.tensor_files import read_weights
 
+pytestmark = pytest.mark.slow
+
 # fmt: off
 TINY = [
     "--synthetic-identities", "5", "3", "--image-height", "32", "--image-width", "16", "--channels", "2",

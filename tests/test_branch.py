@@ -15,6 +15,8 @@ from sdcl.frame.method import load_network
 from sdcl.models import save_published_format
 from sdcl.training.method import METHOD
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

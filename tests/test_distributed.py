@@ -38,6 +38,8 @@ from sdcl.training.labels import shared_search
 from sdcl.training.replicas import ReplicaForward
 from sdcl.training.step import Batches, make_optimizer, train_epoch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.3)
 CONFIG = dataclasses.replace(

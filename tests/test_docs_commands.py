@@ -9,6 +9,8 @@ from test_docs import PAGES
 
 from sdcl.config import PRESETS
 
+pytestmark = pytest.mark.slow
+
 NOT_RUN = {
     "bash scripts/test.sh": "it runs these tests",
     "bash .ci/run": "it runs these tests",

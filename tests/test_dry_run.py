@@ -30,6 +30,8 @@ from sdcl.training import labels as labels_module
 from sdcl.training import rehearsal
 from sdcl.training.rehearsal import Rehearsal, draw_embeddings
 
+pytestmark = pytest.mark.slow
+
 PHASES = ["embed", "label, stage 1", "label, stage 2", "train, stage 1", "train, stage 2", "test", "final test"]
 
 

@@ -165,6 +165,7 @@ def people(tmp_path_factory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("mine"))
 
 
+@pytest.mark.slow
 def test_training_test_and_report(people: Path, tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     options = ["--heads", "4", "--workers", "0", "--crop-padding", "3", "--association-k", "10"]

@@ -186,6 +186,7 @@ def degenerate_in(monkeypatch, epochs: set[int]) -> None:
     monkeypatch.setattr(train_sdcl, "make_labels", make_labels)
 
 
+@pytest.mark.slow
 def test_keep_labels_trains_on_and_survives_an_interruption(train, tmp_path: Path, monkeypatch) -> None:
     degenerate_in(monkeypatch, {1, 2})
     message = train().error
@@ -213,6 +214,7 @@ def test_keep_labels_trains_on_and_survives_an_interruption(train, tmp_path: Pat
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
+@pytest.mark.slow
 def test_nothing_to_keep(train, tmp_path: Path, monkeypatch) -> None:
     """No labels before the first epoch, none of stage 1 for stage 2."""
     degenerate_in(monkeypatch, {0, 2})
@@ -222,6 +224,7 @@ def test_nothing_to_keep(train, tmp_path: Path, monkeypatch) -> None:
     assert "no labels of an epoch before" in message or "of stage 1 and cannot stand in" in message
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_and_keeps_the_epochs_before(train, tmp_path: Path) -> None:
     assert train(epochs=1).status == 0
     before = (tmp_path / "run" / "last.pth").read_bytes(), (tmp_path / "run" / "log.jsonl").read_text()
@@ -231,6 +234,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_epochs_before(train, tmp_path: 
     assert train(resume="changed", epochs=2).status == 0, "and goes on with another temperature"
 
 
+@pytest.mark.slow
 def test_unusable_settings_on_real_clusters(train) -> None:
     """With the real clustering: an eps that joins nobody, one that joins all."""
     assert "A larger --eps finds more" in train(eps=0.001, min_samples=9).error

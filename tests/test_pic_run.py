@@ -30,6 +30,8 @@ from sdcl.pic.presets import PRESETS
 from sdcl.pic.testing import first_gallery, move_as_published
 from sdcl.pic.weights import published_state_dict
 
+pytestmark = pytest.mark.slow
+
 # fmt: off
 NETWORK = ["--image-height", "32", "--image-width", "16", "--width", "4", "--blocks", "1", "1", "1", "1"]
 TINY = [*NETWORK, "--synthetic-seed", "None", "--identities", "4", "--instances", "2", "--no-tensorboard",

@@ -101,6 +101,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_people(tmp_path_factory.mktemp("people"))
 
 
+@pytest.mark.slow
 def test_a_run_shows_every_epoch_once(people: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     """Also when it goes on, in log, curves and summary; without TensorBoard a run does as well."""
     run, folder = in_process(capsys), tmp_path / "run"

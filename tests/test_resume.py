@@ -30,6 +30,8 @@ from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint
 from sdcl.frame.cli import how_to_go_on
 from sdcl.models import build_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:

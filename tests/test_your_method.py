@@ -17,6 +17,8 @@ from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.meters import Meters
 from sdcl.frame.run_log import read_log
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "--synthetic-identities", "6", "4", "--epochs", "2", "--steps", "3", "--clusters", "9", "--width", "4",
