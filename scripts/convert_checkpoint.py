@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sdcl.config import PATCH, PRESETS, Config, ModelConfig  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
-from sdcl.frame.checkpoints import FORMAT, pack, save_checkpoint  # noqa: E402
+from sdcl.frame.checkpoints import FORMAT, pack, read_checkpoint, save_checkpoint  # noqa: E402
 from sdcl.models import (  # noqa: E402
     SDCLModel,
     load_checkpoint,
@@ -33,6 +33,7 @@ from sdcl.models import (  # noqa: E402
     published_unused,
     save_published_format,
 )
+from sdcl.settings import from_plain  # noqa: E402
 from sdcl.tensor_files import read_weights, tensors_in  # noqa: E402
 
 HEAD_WIDTH = 64
@@ -62,9 +63,13 @@ def to_published(source: Path, target: Path) -> str:
     saved = read_weights(source)
     if saved.get("format") != FORMAT:
         raise UserError(f"{source} is not a checkpoint of this project, so it cannot be converted")
-    model = SDCLModel(ModelConfig(**saved["config"]["model"]))
+    saved = read_checkpoint(source)
+    shape = saved["config"].get("model")
+    if not isinstance(shape, dict):
+        raise UserError(f"{source} is damaged: it does not say of which network it is; take another one of the run")
+    model = SDCLModel(from_plain(ModelConfig, shape, source))
     load_checkpoint(model, source)
-    epochs_done, rank1 = saved["epoch"] + 1, saved["metrics"]["rank1"]
+    epochs_done, rank1 = saved["epoch"] + 1, saved["metrics"].get("rank1", 0.0)
     save_published_format(model, target, epochs_done, rank1, saved.get("published_unused"))
     count = len(published_state_dict(model))
     return f"{count} tensors in the published format, {epochs_done} epochs done, Rank-1 {rank1:.4f}"

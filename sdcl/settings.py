@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from sdcl.errors import UserError
 
-__all__ = ["Count", "NonNegative", "Positive", "Range", "RunSettings", "Share", "check_ranges", "option"]
+__all__ = ["Count", "NonNegative", "Positive", "Range", "RunSettings", "Share", "check_ranges", "from_plain", "option"]
 
 S = TypeVar("S", bound="RunSettings")
 
@@ -222,7 +222,7 @@ class RunSettings:
         """
         if not isinstance(data, dict):
             raise UserError(f"{where}: its settings are damaged; restore the file, or start afresh in another folder")
-        return _restore(cls, data, where)
+        return from_plain(cls, data, where)
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:
@@ -233,8 +233,9 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _restore(kind: Any, data: dict[str, Any], where: str | Path) -> Any:
-    """A settings dataclass, nested ones included, from plain values."""
+def from_plain(kind: Any, data: dict[str, Any], where: str | Path) -> Any:
+    """A settings dataclass, nested ones included, from plain values of the file `where`; UserError where they do not
+    fit."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = get_type_hints(kind)
     if unknown := sorted(data.keys() - fields.keys()):
@@ -249,7 +250,7 @@ def _restore(kind: Any, data: dict[str, Any], where: str | Path) -> Any:
     values = {}
     for name, value in data.items():
         if name in nested and isinstance(value, dict):
-            values[name] = _restore(hints[name], value, where)
+            values[name] = from_plain(hints[name], value, where)
         else:
             values[name] = _value(hints[name], value)
             if not _is_a(values[name], hints[name]):
