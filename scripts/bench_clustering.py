@@ -28,21 +28,19 @@ import sdcl.startup  # noqa: F401  # first: it tells what is missing
 import numpy as np
 import torch
 
-from sdcl.clustering import neighbors  # noqa: E402
-from sdcl.clustering.choice import has  # noqa: E402
-from sdcl.clustering.dbscan import dbscan_labels  # noqa: E402
+from sdcl.clustering import dbscan_labels, neighbors  # noqa: E402
+from sdcl.clustering.compiled import usable  # noqa: E402
 from sdcl.clustering.jaccard import distance_graph, neighbor_weights  # noqa: E402
 from sdcl.clustering.plain import plain_jaccard  # noqa: E402
 
 CLOCKS = {"wall": perf_counter, "cpu": process_time}
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
-FLOAT_SEARCH = neighbors.search_faiss if has("faiss") else neighbors.search_torch
+FLOAT_SEARCH = neighbors.search_faiss if usable("faiss") else neighbors.search_torch
 WAYS = {
     "plain": "float32 search, dense distance, dense DBSCAN of scikit-learn",
-    "scipy": "float32 search, SciPy steps: what runs without numba",
     "numba": "float32 search, compiled steps",
     "fast": "search by tiles, compiled steps: what runs with numba",
-    "torch": "float32 search, torch steps on the CPU: a test of what runs on a GPU, not meant for use",
+    "torch": "float32 search, torch steps on the CPU: what runs on few rows and without numba",
     "cuda": "torch search, torch steps on the GPU; DBSCAN on the CPU: what runs with features there",
 }
 
@@ -82,7 +80,7 @@ def run_plain(x: np.ndarray, now: Callable[[], float]) -> tuple[np.ndarray, dict
 def run_sparse(x: np.ndarray, way: str, timer: Callable[[], float]) -> tuple[np.ndarray, dict[str, float]]:
     """Labels, and seconds by phase."""
     features = torch.from_numpy(x).to("cuda" if way == "cuda" else "cpu")
-    kind = {"scipy": "scipy", "torch": "torch", "cuda": "torch"}.get(way, "numba")
+    kind = "torch" if way in ("torch", "cuda") else "numba"
     steps = import_module(f"sdcl.clustering.steps_{kind}")
     search = neighbors.search_torch if way == "cuda" else FLOAT_SEARCH
     if way == "fast":
@@ -161,7 +159,8 @@ def totals(result: dict) -> tuple[float, float]:
 
 
 def main() -> None:
-    usual = ["plain", "scipy", *(["numba", "fast"] if has("numba") else []), *["cuda"] * torch.cuda.is_available()]
+    compiled = ["numba", "fast"] if usable("numba") else ["torch"]
+    usual = ["plain", *compiled, *["cuda"] * torch.cuda.is_available()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[3000, 6000, 11909, 22258])
     parser.add_argument("--width", type=int, default=1536, help="columns: deep and shallow embedding")

@@ -4,6 +4,8 @@ import functools
 import importlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,14 +14,13 @@ import pytest
 import torch
 from scipy import sparse
 
-from sdcl.clustering import choice, cluster, jaccard_distance, neighbors, steps_scipy, steps_torch
-from sdcl.clustering.choice import has
-from sdcl.clustering.dbscan import dbscan_labels
+from sdcl import clustering
+from sdcl.clustering import cluster, dbscan_labels, jaccard_distance, neighbors, steps_for, steps_torch
+from sdcl.clustering.compiled import compiled, usable
 from sdcl.clustering.features import as_features, full_precision, inner_products, lifted
-from sdcl.clustering.jaccard import distance_graph, neighbor_weights, steps_for
+from sdcl.clustering.jaccard import SparseRows, distance_graph, neighbor_weights
 from sdcl.clustering.neighbors import exact_search, nearest_neighbors
 from sdcl.clustering.plain import plain_jaccard, plain_neighbors
-from sdcl.clustering.sparse_rows import SparseRows
 
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 
@@ -89,11 +90,11 @@ def dense(distance: sparse.csr_array) -> np.ndarray:
 
 def modules(*names: tuple[str, str]) -> list:
     """Those of the modules (name, package that it needs) that can be imported here."""
-    return [importlib.import_module(f"sdcl.clustering.{name}") for name, package in names if has(package)]
+    return [importlib.import_module(f"sdcl.clustering.{name}") for name, package in names if usable(package)]
 
 
 SEARCHES = [neighbors.search_torch]
-SEARCHES += [neighbors.search_faiss] * has("faiss") + [neighbors.search_compiled] * has("numba")
+SEARCHES += [neighbors.search_faiss] * usable("faiss") + [neighbors.search_compiled] * usable("numba")
 
 
 def distances(features, near, k1, k2, max_distance, steps, unit_length=True) -> sparse.csr_array:
@@ -101,7 +102,7 @@ def distances(features, near, k1, k2, max_distance, steps, unit_length=True) -> 
     return distance_graph(neighbor_weights(features, near, k1, k2, steps, unit_length), max_distance, steps)
 
 
-STEPS = modules(("steps_scipy", "scipy"), ("steps_numba", "numba"), ("steps_torch", "torch"))
+STEPS = modules(("steps_numba", "numba"), ("steps_torch", "torch"))
 
 
 @pytest.mark.parametrize("k1, k2", SETTINGS)
@@ -188,12 +189,82 @@ def test_compiled_code_is_chosen_by_size_and_changes_nothing(monkeypatch):
     pytest.importorskip("numba")
     x = torch.from_numpy(DATA["copies"])
     labels = []
-    for least, compiled in ((10**9, False), (1, True)):
-        monkeypatch.setattr(choice, "COMPILED_FROM", least)
-        assert (exact_search(x) is neighbors.search_compiled) == compiled
-        assert module_name(steps_for(x)) == ("steps_numba" if compiled else "steps_scipy")
+    for least, is_compiled in ((10**9, False), (1, True)):
+        monkeypatch.setattr(clustering, "COMPILED_FROM", least)
+        monkeypatch.setattr(neighbors, "TILES_FROM", least)
+        assert (exact_search(x) is neighbors.search_compiled) == is_compiled
+        assert module_name(steps_for(x)) == ("steps_numba" if is_compiled else "steps_torch")
         labels.append(cluster(x))
     np.testing.assert_array_equal(*labels)
+
+
+# -- the folder by itself, and packages that are broken ----------------------------------------------------------------
+
+FOLDER = Path(clustering.__file__).parent
+SCRIPT = """
+import importlib, sys, warnings
+import numpy as np
+name, broken = sys.argv[1], sys.argv[2:]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    copy = importlib.import_module(name)
+    importlib.import_module(name + ".neighbors").TILES_FROM = 1
+    copy.COMPILED_FROM = 1 if broken else 10**9
+    x = np.random.default_rng(0).normal(size=(6, 16))[np.arange(150) % 6]
+    x += 0.2 * np.random.default_rng(1).normal(size=x.shape)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    labels = copy.cluster(x, k1=10, k2=3), copy.cluster(x, k1=10, k2=3)
+print(len(set(labels[0].tolist())), (labels[0] == labels[1]).all(), [m for m in sys.modules if m.startswith("sdcl")])
+for warning in caught:
+    if issubclass(warning.category, RuntimeWarning):
+        print(warning.message)
+"""
+
+
+def run_copy(folder: Path, name: str, *broken: str) -> list[str]:
+    """What a program prints that has the folder `name` beside it, and nothing else of this project."""
+    (folder / "use.py").write_text(SCRIPT)
+    command = [sys.executable, "use.py", name, *broken]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_copy_of_the_folder_works_with_and_without_what_was_compiled_in_it(tmp_path):
+    pytest.importorskip("numba")
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+    shutil.copytree(FOLDER, tmp_path / "first" / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    want = run_copy(tmp_path / "first", "mine")
+    assert len(want) == 1 and want[0].endswith("True []")
+    assert list((tmp_path / "first" / "mine" / "__pycache__").glob("*.nbi"))
+    shutil.copytree(tmp_path / "first" / "mine", tmp_path / "second" / "yours")  # keeps the files' times
+    assert run_copy(tmp_path / "second", "yours") == want
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_broken_packages_are_named_once_and_done_without(tmp_path, installed):
+    shutil.copytree(FOLDER, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    errors = {"numba": "ImportError('libomp.so: cannot open')", "faiss": "AttributeError('no _ARRAY_API')"}
+    for package, error in errors.items():
+        error = error if installed else f"ModuleNotFoundError('no', name={package!r})"
+        (tmp_path / f"{package}.py").write_text(f"raise {error}")
+    printed, *said = run_copy(tmp_path, "mine", "broken")
+    assert printed.endswith("True []")
+    if installed:
+        assert said[0].startswith("numba is installed but cannot be used (ImportError: libomp.so: cannot open); ")
+        assert said[1].startswith("faiss is installed but cannot be used (AttributeError: no _ARRAY_API); ")
+        assert all(line.endswith(f"reinstall {line.split()[0]}") for line in said)
+    assert len(said) == 2 * installed
+
+
+def test_code_that_cannot_be_kept_on_disk_is_compiled_all_the_same(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])  # as where nothing can be written to
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        importlib.import_module("numba").njit(cache=True)(lambda a: a + 1)
+    assert compiled(lambda a: a + 1)(2) == 3
 
 
 def test_float64_search_orders_negative_and_zero_similarities():
@@ -379,7 +450,7 @@ def test_steps_agree(steps):
         near = nearest_neighbors(features, 20)
         for k2 in (1, 6):
             for limit in (None, 0.6):
-                want = distances(features, near, 20, k2, limit, steps_scipy)
+                want = distances(features, near, 20, k2, limit, steps_torch)
                 got = distances(features, near, 20, k2, limit, steps)
                 np.testing.assert_array_equal(got.indptr, want.indptr)
                 np.testing.assert_array_equal(got.indices, want.indices)
@@ -511,6 +582,7 @@ def unequal_lengths(n: int, scale: float, offset: float = 0.0, seed: int = 0) ->
 FREE_ROWS = {
     "short": unequal_lengths(200, 0.04),
     "long": unequal_lengths(200, 9.0),
+    "so long that weights vanish": unequal_lengths(200, 60.0),
     "far away": unequal_lengths(200, 0.1, offset=30.0),
     "of unit length": DATA["identities"][:200],
     "copies": np.concatenate([unequal_lengths(150, 0.04), np.repeat(unequal_lengths(150, 0.04)[5:7], 20, axis=0)]),

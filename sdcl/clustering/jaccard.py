@@ -1,34 +1,55 @@
 """k-reciprocal Jaccard distance from nearest neighbours, all of it sparse and on the features' device.
 
-Zhong et al., CVPR 2017; method page, section 3.
+Zhong et al., CVPR 2017; method page, section 3. Three steps are done by a module `steps_numba` or `steps_torch`.
 """
 
+from __future__ import annotations
+
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from .choice import worth_compiling
 from .neighbors import Neighbors
-from .sparse_rows import SparseRows, look_up
 
 
-def steps_for(features: Tensor) -> ModuleType:
-    """The module with the sparse steps for these features: torch on a GPU, compiled ones on the CPU when that is worth
-    while, or SciPy. Their results are the same."""
-    if features.is_cuda:
-        from . import steps_torch
+class SparseRows(NamedTuple):
+    """A matrix [N, N], row after row: row i has values[p] in column indices[p] for p from indptr[i] to indptr[i + 1].
 
-        return steps_torch
-    if worth_compiling(len(features)):
-        from . import steps_numba
+    Columns ascend in a row. All three are on one device.
+    """
 
-        return steps_numba
-    from . import steps_scipy
+    indptr: Tensor  # int64 [N + 1]
+    indices: Tensor  # int32 [P]
+    values: Tensor  # float32 [P]
 
-    return steps_scipy
+    @property
+    def rows(self) -> Tensor:
+        """The row of each value: int64 [P]."""
+        return torch.repeat_interleave(self.indptr.diff())
+
+    @classmethod
+    def from_scipy(cls, matrix: sparse.csr_array) -> SparseRows:
+        arrays = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False), matrix.data
+        return cls(*(torch.from_numpy(array) for array in arrays))
+
+    def without_those_below(self, least: float) -> SparseRows:
+        keep = self.values >= least
+        ends = torch.bincount(self.rows[keep], minlength=len(self.indptr) - 1).cumsum(0)
+        return SparseRows(torch.cat([ends.new_zeros(1), ends]), self.indices[keep], self.values[keep])
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same three as NumPy arrays, without a copy; for matrices on the CPU."""
+        return self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
+
+
+def look_up(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each of `wanted` is among the ascending `keys`, and where. An entry (i, j) is the number i·N + j."""
+    at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return keys[at] == wanted, at
 
 
 def neighbor_weights(
@@ -36,7 +57,7 @@ def neighbor_weights(
 ) -> SparseRows:
     """V: row i holds the softmax weights of i's expanded k-reciprocal neighbours, averaged over its k2 nearest rows.
 
-    neighbors: of `nearest_neighbors(features, k1)`; steps: the module `steps_scipy` or one like it.
+    neighbors: of `nearest_neighbors(features, k1)`; steps: the module `steps_numba` or `steps_torch`.
     """
     rank, similarity = neighbors
     half = min(round(k1 / 2) + 1, rank.shape[1])  # round() takes halves to the even number
@@ -53,6 +74,8 @@ def neighbor_weights(
     # Their sums are whole multiples of 2^-29 then, so exact, in whichever order a GPU's threads add.
     sums = torch.zeros(len(rank), dtype=torch.float64, device=e.device).index_add_(0, rows, e)
     weights = pattern._replace(values=(e / sums[rows]).float())
+    if not unit_length:
+        weights = weights.without_those_below(1e-30)  # the steps take weights to be positive, and their means
     return weights if k2 == 1 else steps.average(weights, rank[:, :k2].contiguous())
 
 

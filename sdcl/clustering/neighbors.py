@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .choice import has, worth_compiling
+from .compiled import usable
 from .features import LIFT, PRODUCT_ERROR, as_features, full_precision, inner_products, lifted
 
 Neighbors = tuple[Tensor, Tensor]  # rank [Q, k] int32 row indices, best first; similarity [Q, k] float32
@@ -21,6 +21,8 @@ Search = Callable[[Tensor, Tensor, int], Neighbors]  # of queries [Q, d] among t
 ALL = slice(None)
 # How many neighbours more than k a float32 search brings, so that near-ties around rank k can be settled.
 SPARE = 8
+# Targets from which on the compiled search is worth its loading; on fewer, faiss is as fast.
+TILES_FROM = 8192
 # Clusters that an approximate search visits for a row.
 IVF_PROBES = 32
 
@@ -46,7 +48,7 @@ def nearest_neighbors(
     """
     if knn not in ("exact", "ivf"):
         raise ValueError(f'knn must be "exact" or "ivf", not {knn!r}')
-    if knn == "ivf" and not has("faiss"):
+    if knn == "ivf" and not usable("faiss"):
         raise ValueError('knn="ivf" needs faiss: install faiss, or use knn="exact"')
     given, features = features, as_features(features, unit_length)
     device = features.device
@@ -69,9 +71,9 @@ def exact_search(targets: Tensor) -> Search:
     """The fastest exact search among these; all have the same result once settled."""
     if targets.is_cuda:
         return search_torch
-    if worth_compiling(len(targets)):
+    if len(targets) >= TILES_FROM and usable("numba"):
         return search_compiled
-    return search_faiss if has("faiss") else search_torch
+    return search_faiss if usable("faiss") else search_torch
 
 
 def settle(queries: Tensor, targets: Tensor, k: int, search: Search) -> Neighbors:

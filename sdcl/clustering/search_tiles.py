@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from .compiled import compiled, compiled_sums, in_blocks
 from .features import NORM_TOLERANCE, PRODUCT_ERROR
-from .threads import in_blocks
 
 TILE = 2048
 # Similarities looked at together: a vector comparison tells whether any of them is worth keeping.
@@ -22,9 +21,6 @@ CHUNK = 32
 # Candidates that a row holds, at least; four times k when that is more.
 ROOM = 256
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # Intel and AMD; ARM
-
-compiled = njit(cache=True, nogil=True)
-compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 
 
 def search_tiles(queries: Tensor, targets: Tensor, k: int) -> tuple[Tensor, Tensor]:

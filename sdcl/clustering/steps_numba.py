@@ -1,4 +1,4 @@
-"""The steps after the neighbour search, compiled: the functions of `steps_scipy`, with the same results, sooner.
+"""The steps after the neighbour search, compiled for the CPU.
 
 The kernels work on a range of rows and release the interpreter lock, so that plain Python threads share the rows.
 Compiled code is kept on disk; compiling it the first time takes some seconds.
@@ -6,12 +6,11 @@ Compiled code is kept on disk; compiling it the first time takes some seconds.
 
 import numpy as np
 import torch
-from numba import njit
 from scipy import sparse
 from torch import Tensor
 
-from .sparse_rows import SparseRows
-from .threads import in_blocks
+from .compiled import compiled, compiled_sums, in_blocks
+from .jaccard import SparseRows
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
@@ -19,13 +18,12 @@ BLOCK_ROWS = 1024
 # Room for the pairs that a block of rows finds before they are handed over (more rows than that: one row's worth).
 ROOM = 1 << 18
 
-compiled = njit(cache=True, nogil=True)
-# Sums may be split into the lanes of a vector.
-compiled_sums = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-
 
 def expand(rank: Tensor, half: int) -> SparseRows:
-    """As `steps_scipy.expand`."""
+    """Expanded k-reciprocal neighbours R* of every row, as the columns of a matrix whose values mean nothing.
+
+    rank: int32 [N, k]; half: how many columns of it R_half looks at.
+    """
     n, k = rank.shape
     lists = rank.numpy()
     reach = np.empty_like(lists)
@@ -42,7 +40,7 @@ def expand(rank: Tensor, half: int) -> SparseRows:
 
 
 def average(weights: SparseRows, rank: Tensor) -> SparseRows:
-    """As `steps_scipy.average`."""
+    """Mean of the weight rows rank[i] for every i: the query expansion. rank: int32 [N, k2]."""
     n, lists = len(rank), rank.numpy()
     indptr, indices, data = weights.to_arrays()
     sizes_before = np.diff(indptr)
@@ -57,7 +55,11 @@ def average(weights: SparseRows, rank: Tensor) -> SparseRows:
 
 
 def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `steps_scipy.overlapping_pairs`."""
+    """Pairs i <= j with m(i, j) = Σ_c min(V[i, c], V[j, c]) of about `least` or more: whole numbers i and j [P] and
+    m float32 [P] > 0.
+
+    No pair with m >= least is missed; some below it may be listed.
+    """
     indptr, indices, data = weights.to_arrays()
     n = len(indptr) - 1
     columns = sparse.csr_array((np.arange(len(data)), indices, indptr), (n, n)).tocsc()

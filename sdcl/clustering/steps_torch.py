@@ -1,7 +1,8 @@
-"""The steps after the neighbour search in torch, on the features' device: the functions of `steps_scipy` for GPUs.
+"""The steps after the neighbour search in torch, on the features' device: the functions of `steps_numba`, for GPUs,
+small sets, and where there is no numba.
 
-An entry (i, j) is the whole number i·N + j, so that sorting and searching do what SciPy does with sparse matrices, in
-blocks of rows that bound the memory.
+An entry (i, j) is the whole number i·N + j, so that sorting and searching do what sparse matrices would, in blocks of
+rows that bound the memory.
 
 The results are those of the other steps, whatever the order in which a GPU's threads add: what is added at random is
 whole numbers (counts, and overlaps in fixed point, which tell the pairs that are near enough), and float32 sums
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .features import inner_products
-from .sparse_rows import SparseRows, look_up
+from .jaccard import SparseRows, look_up
 
 __all__ = ["average", "expand", "inner_products", "overlapping_pairs"]
 
@@ -23,7 +24,7 @@ BLOCK = 1 << 26
 
 
 def expand(rank: Tensor, half: int) -> SparseRows:
-    """As `steps_scipy.expand`."""
+    """As `steps_numba.expand`."""
     n, k = rank.shape
     columns, place = (x.flatten() for x in torch.sort(rank.long(), dim=1))
     rows = torch.arange(n, device=rank.device).repeat_interleave(k)
@@ -47,7 +48,7 @@ def expand(rank: Tensor, half: int) -> SparseRows:
 
 
 def average(weights: SparseRows, rank: Tensor) -> SparseRows:
-    """As `steps_scipy.average`."""
+    """As `steps_numba.average`."""
     n, k = rank.shape
     sizes = weights.indptr.diff()[rank.long()]
     parts = []
@@ -61,7 +62,7 @@ def average(weights: SparseRows, rank: Tensor) -> SparseRows:
 
 
 def overlapping_pairs(weights: SparseRows, least: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `steps_scipy.overlapping_pairs`."""
+    """As `steps_numba.overlapping_pairs`."""
     n = len(weights.indptr) - 1
     rows, values = weights.rows, weights.values
     by_column = torch.argsort(weights.indices, stable=True)
