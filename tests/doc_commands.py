@@ -39,6 +39,7 @@ SMALLER = {
     "scripts/ablation.py": "--seeds 1 --data-seeds 0",
     "scripts/bench_clustering.py": "--rows 100 --plain-up-to 0 --width 16 --rounds 1 --ways fast",
     "scripts/bench_input.py": "--height 32 --width 16 --identities 2 --instances 2 --steps 1 --rounds 1",
+    "scripts/bench_scale.py": "--rows 100 200 --width 16 --batch 8 --phases metrics",
     "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
     "scripts/torture.py": "--kills 1",
