@@ -28,10 +28,10 @@ import sdcl.startup  # noqa: F401  # first: it tells what is missing
 import numpy as np
 import torch
 
-from sdcl.clustering import dbscan_labels, neighbors  # noqa: E402
-from sdcl.clustering.compiled import usable  # noqa: E402
-from sdcl.clustering.jaccard import distance_graph, neighbor_weights  # noqa: E402
-from sdcl.clustering.plain import plain_jaccard  # noqa: E402
+from sdcl.clustering import dbscan_labels, neighbors
+from sdcl.clustering.compiled import usable
+from sdcl.clustering.jaccard import distance_graph, neighbor_weights
+from sdcl.clustering.plain import plain_jaccard
 
 CLOCKS = {"wall": perf_counter, "cpu": process_time}
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4

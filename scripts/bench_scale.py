@@ -26,18 +26,21 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter, process_time
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bench_clustering import peak_above, synthetic_features
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from bench_clustering import peak_above, synthetic_features  # noqa: E402
-
-from sdcl.clustering import cluster, nearest_neighbors  # noqa: E402
-from sdcl.cnl import neighbor_loss, neighbor_mask  # noqa: E402
-from sdcl.cra import associate  # noqa: E402
-from sdcl.evaluation import sysu_metrics  # noqa: E402
+from sdcl.clustering import cluster, nearest_neighbors
+from sdcl.cnl import neighbor_loss, neighbor_mask
+from sdcl.cra import associate
+from sdcl.evaluation import sysu_metrics
 
 Inputs = tuple[Tensor, ...]
 K1, TOP_K = 30, 20
