@@ -1,4 +1,5 @@
-"""Images a second: image files against a cache of resized ones, augmentation in workers against that on the device.
+"""Images a second: the training chain as it is described against the fast one that training uses, image files against a
+cache of resized ones, augmentation in workers against that on the device.
 
     python scripts/bench_input.py                             # drawn people, seen as 288 x 144
     python scripts/bench_input.py --data data/sysu            # a prepared SYSU-MM01; its visible training images
@@ -30,15 +31,15 @@ import torch
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data import sysu  # noqa: E402
 from sdcl.data.cache import pixel_reader  # noqa: E402
-from sdcl.data.device_augment import AugmentedBatches  # noqa: E402
-from sdcl.data.loading import evaluation_loader  # noqa: E402
+from sdcl.data.loading import evaluation_loader, training_loader  # noqa: E402
 from sdcl.data.records import ImageRecord  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402
 from sdcl.data.transforms import normalize_bytes  # noqa: E402
-from sdcl.training.views import training_views  # noqa: E402
+from sdcl.training.views import Source, TrainingBatches, VisibleTransform  # noqa: E402
 
 TRAINING: dict[str, tuple[Any, bool]] = {
+    "augmented in workers, as described": ("workers", False),
     "augmented in workers, files": ("workers", False),
     "augmented on the device, files": ("device", False),
     "augmented on the device, cache": ("device", True),
@@ -90,10 +91,23 @@ def training_loaders(
     loaders: dict[str, Iterable] = {}
     for name, (augment, cached) in TRAINING.items():
         settings = dataclasses.replace(config, augment=augment, image_cache=cache if cached else None)
-        views = training_views("visible", records, batches, settings, 0, device)
-        reading = isinstance(views, AugmentedBatches) and name.startswith("reading")
-        loaders[name] = views.loader if reading else views  # type: ignore[attr-defined]
+        ready = TrainingBatches({"visible": Source(records, batches, 0)}, settings, device)
+        loaders[name] = Visible(ready.loader if name.startswith("reading") else ready)
+    size, padding = config.image_size, config.crop_padding
+    chain = [VisibleTransform(*size, exchange, padding) for exchange in (False, True)]
+    loaders[next(iter(TRAINING))] = training_loader(records, chain, batches, config.workers, 0)
     return loaders
+
+
+class Visible:
+    """The batches of a loader's one modality."""
+
+    def __init__(self, loader: Iterable) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for ((images, rows),) in self.loader:
+            yield images, rows
 
 
 def table(title: str, loaders: dict[str, Iterable], device: torch.device, rounds: int, clock: Callable) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -51,6 +52,12 @@ Count = Annotated[int, Range(1, 10**7)]
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(0, 1e6, above=True)]
 NonNegative = Annotated[float, Range(0, 1e6)]
+
+
+def spare_cores() -> int:
+    """Processor cores that this process may use beside its own; several processes of one machine share them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 def option(name: str) -> str:
@@ -114,8 +121,9 @@ class RunSettings:
     they start; results of fewer images do not compare with published ones."""
     trial: int | None = None
     """RegDB: train or test this one of the ten splits only (1 to 10). Without it, all ten one after another."""
-    workers: Annotated[int, Range(0, 1024)] = 8
-    """Processes that read and augment images (0: read in this process); results do not depend on it."""
+    workers: Annotated[int, Range(0, 1024)] = field(default_factory=spare_cores)
+    """Processes that read and augment images, of both modalities (0: read in this process); results do not depend on
+    it. Default: the processor's cores but one."""
     embedding_batch: Annotated[int, Range(1, 100_000)] = 256
     """Images at once when embedding for clustering and tests; results do not depend on it."""
     image_cache: Path | None = None

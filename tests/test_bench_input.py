@@ -20,5 +20,5 @@ def test_the_table_has_every_way_and_its_ratio(tmp_path, monkeypatch, capsys) ->
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         speed, ratio = re.fullmatch(rf"{name} +(\d+) +([\d.]+)x", line).groups()  # type: ignore[union-attr]
         assert int(speed) > 0 and float(ratio) > 0
-    firsts = [line for line in lines if re.match(r"(files|augmented in workers, files) ", line)]
+    firsts = [line for line in lines if re.match(r"(files|augmented in workers, as described) ", line)]
     assert all(line.endswith(" 1.0x") for line in firsts) and len(firsts) == 2

@@ -20,11 +20,10 @@ from sdcl.data.device_augment import CONTRAST, GREYED, HUE, Draws, draw
 from sdcl.data.images import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.transforms import InfraredTransform, VisibleTransform
-from sdcl.training.views import EXCHANGES, training_views
+from sdcl.training.views import ON_DEVICE, InfraredTransform, Source, TrainingBatches, VisibleTransform
 
 SIZE, PADDING, DRAWS = (24, 12), 3, 4000
-VISIBLE, INFRARED = EXCHANGES["visible"], EXCHANGES["infrared"]
+VISIBLE, INFRARED = ON_DEVICE["visible"], ON_DEVICE["infrared"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -262,7 +261,8 @@ def load(records, modality="visible", seed=5, device="cpu", **settings) -> list[
     model = dataclasses.replace(PRESETS["demo"].model, image_height=32, image_width=16)
     config = dataclasses.replace(PRESETS["demo"], model=model, **{"augment": "device", **settings})
     batches = PseudoIdentityBatches([r.identity for r in records], [r.camera for r in records], 2, 4, 3, 0)
-    return list(training_views(modality, records, batches, config, seed, torch.device(device)))
+    loader = TrainingBatches({modality: Source(records, batches, seed)}, config, torch.device(device))
+    return [batch for (batch,) in loader]
 
 
 def equal(a, b) -> bool:
@@ -304,8 +304,8 @@ def test_views_depend_on_the_seed_alone(records, tmp_path) -> None:
 def test_iterating_again_gives_the_same(records) -> None:
     batches = PseudoIdentityBatches([r.identity for r in records], [r.camera for r in records], 2, 4, 3, 0)
     config = dataclasses.replace(PRESETS["demo"], augment="device", workers=0)
-    views = training_views("infrared", records, batches, config, 5, torch.device("cpu"))
-    assert equal(list(views), list(views)) and len(views) == 3
+    views = TrainingBatches({"infrared": Source(records, batches, 5)}, config, torch.device("cpu"))
+    assert equal([x for (x,) in views], [x for (x,) in views]) and len(views) == 3
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -12,8 +12,9 @@ from sdcl.data.images import open_image
 from sdcl.data.loading import evaluation_loader, training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.transforms import InfraredTransform, VisibleTransform, evaluation_transform
+from sdcl.data.transforms import evaluation_transform
 from sdcl.errors import UserError
+from sdcl.training.views import InfraredTransform, VisibleTransform
 
 VIEWS = [VisibleTransform(24, 12, False), VisibleTransform(24, 12, True)]
 

@@ -11,13 +11,12 @@ from sdcl.data.transforms import (
     GREY,
     MEAN,
     STD,
-    InfraredTransform,
     RandomErasing,
-    VisibleTransform,
     evaluation_transform,
     exchange_infrared,
     exchange_visible,
 )
+from sdcl.training.views import InfraredTransform, VisibleTransform
 
 DRAWS = 4000
 

@@ -7,22 +7,29 @@ from a generator on the device, so that nothing here waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from sdcl.data.transforms import ERASED, GREY, MEAN, STD, RandomErasing, channels
+from sdcl.data.transforms import BLUE, ERASED, GREEN, GREY, GREYED, MEAN, RED, STD, RandomErasing, channels
 
-__all__ = ["AugmentedBatches", "Draws", "augment", "exchange_infrared", "exchange_visible", "unchanged"]
+__all__ = [
+    "DeviceAugmentation",
+    "Draws",
+    "augment",
+    "erase",
+    "exchange",
+    "exchange_infrared",
+    "exchange_visible",
+    "unchanged",
+]
 
 JITTER = 0.5
 """Largest change of brightness, contrast and saturation as a share, and of hue as a share of the circle."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-RED, GREEN, BLUE, GREYED = range(4)
 
 Exchange = Callable[[int, torch.Generator], Tensor]
 """Number of images, generator -> int64 [n, 3]: what goes into each image's channels, RED, GREEN, BLUE or GREYED."""
@@ -45,44 +52,37 @@ class Draws(NamedTuple):
     """int64 [n, 3] of the channels, see `Exchange`."""
 
 
-class AugmentedBatches:
-    """The batches of a loader of bytes, moved to the device and augmented there.
+class DeviceAugmentation:
+    """Training views of one batch after the other, made on the device out of resized images.
 
-    Iterating yields (images, rows) as `training_loader` does with the transforms of `sdcl.data.transforms`: float
-    [V·b/P, 3, H, W] on the device, rows as they come. Every process draws for the whole batch and uses its part of
-    the draws, so that the images depend on the seed and the kind of device, but not on the number of processes.
+    Every process draws for the whole batch and uses its part of the draws, so that the images depend on the seed and
+    the kind of device, but not on the number of processes.
 
     Args:
-        loader: of (uint8 [V·b/P, H, W, 3], rows), resized images.
         exchanges: of the V views, how each ends.
         padding: pixels of black around the image before the random crop.
-        seed: a non-negative number, new for each epoch; iterating twice gives the same views.
+        seed: a non-negative number, new for each epoch.
         part: (p, P), of the loader.
     """
 
     def __init__(
         self,
-        loader: DataLoader,
         exchanges: Sequence[Exchange],
         padding: int,
         seed: int,
         device: torch.device,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.loader, self.exchanges, self.padding = loader, exchanges, padding
-        self.seed, self.device, self.part = seed, device, part
+        self.exchanges, self.padding, self.part = exchanges, padding, part
+        self.generator = torch.Generator(device).manual_seed(seed)
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator(self.device).manual_seed(self.seed)
+    def __call__(self, images: Tensor) -> Tensor:
+        """This process's part of a batch, uint8 [V·b/P, H, W, 3] on the device, to float [V·b/P, 3, H, W]."""
         number, parts = self.part
-        for images, rows in self.loader:
-            share, (height, width) = len(images), images.shape[1:3]
-            draws = draw(share * parts, height, width, self.padding, self.exchanges, generator)
-            own = Draws(*(x[number * share : (number + 1) * share] for x in draws))
-            yield augment(images.to(self.device, non_blocking=True), own, self.padding), rows
+        share, (height, width) = len(images), images.shape[1:3]
+        draws = draw(share * parts, height, width, self.padding, self.exchanges, self.generator)
+        own = Draws(*(x[number * share : (number + 1) * share] for x in draws))
+        return augment(images, own, self.padding)
 
 
 def draw(

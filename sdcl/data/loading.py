@@ -1,8 +1,9 @@
 """Images from disk to batches, in worker processes, with results that do not depend on the number of workers."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,25 @@ from sdcl.errors import UserError
 
 Read = Callable[[str], Any]
 """Path -> the image as a transform takes it: a PIL image (`open_image`) or resized pixels (`sdcl.data.cache`)."""
-Transform = Callable[[Any], Tensor]
+Transform = Callable[[Any], Any]
+
+PIECE = 16
+"""Images that a process makes views of at once."""
+
+
+class Stream(NamedTuple):
+    """What one modality gives to every step."""
+
+    records: Sequence[ImageRecord]
+    """The modality's training rows, to which the batches' rows refer."""
+    transforms: Sequence[Transform]
+    """One a view: what `read` gives -> a tensor or a tuple of tensors, random through PyTorch's default generator."""
+    batches: PseudoIdentityBatches
+    """Or anything of its kind: lists of rows, their number (`len`) and length (`batch_size`)."""
+    seed: int
+    """A non-negative number, new for each epoch."""
+    read: Read = open_image
+    """Called once for an image and all its views."""
 
 
 def training_loader(
@@ -27,39 +46,81 @@ def training_loader(
     seed: int,
     part: tuple[int, int] = (0, 1),
     read: Read = open_image,
-) -> DataLoader:
-    """Loader of one epoch's training batches of a modality.
+) -> Iterable[tuple[Any, Tensor]]:
+    """One epoch's training batches of one modality: those of `StepLoader` with a single stream."""
+    return _Only(StepLoader([Stream(records, transforms, batches, seed, read)], workers, part))
 
-    A batch of b images and V transforms is V·b rows: view 1 of all images, then view 2 of all of them. Yields
-    (images, rows): images [V·b/P, …] as the transforms make them, the `part` of the batch that this of P processes
-    works on; rows int64 [V·b], the places in `records` of the whole batch.
 
-    The draws of a view depend only on `seed`, the image's place in the epoch and the number of the view, so neither the
-    number of workers or processes nor anything else that uses random numbers changes a batch.
+class StepLoader:
+    """One epoch's training batches of all modalities, from one pool of processes.
+
+    Iterating yields a tuple for each step, of each stream's (images, rows). A batch of b images and V transforms is V·b
+    rows: view 1 of all images, then view 2 of all of them. images: as the transforms make them, stacked, [V·b/P, …],
+    the `part` of the batch that this of P processes works on; where transforms give tuples, a tuple of such tensors.
+    rows: int64 [V·b] on the CPU, the places in `records` of the whole batch.
+
+    The draws of a view depend only on the stream's seed, the image's place in the epoch and the number of the view, so
+    neither the number of workers or processes nor anything else that uses random numbers changes a batch. Batches
+    travel in pieces of a few images, so that all cores work on one and little shared memory (/dev/shm) is in use:
+    about 8 MB a worker with bytes of 288 x 144 pixels.
 
     Args:
-        records: the modality's training rows, to which the batches' rows refer.
-        transforms: what `read` gives -> a tensor (float32 [3, H, W]), random through PyTorch's default generator.
         workers: number of processes that load; 0 loads in this one.
-        seed: a non-negative number, new for each epoch.
         part: (p, P): the p-th of P equal, contiguous parts of every batch.
-        read: called once for an image and all its views.
+        device: where the images are put together. None: the CPU.
 
     Raises:
-        ValueError: a batch does not divide into P equal parts.
+        ValueError: a batch does not divide into P equal parts, or streams have different numbers of batches.
         UserError: on iterating, an image cannot be read.
     """
-    rows = len(transforms) * batches.batch_size
-    if rows % part[1]:
-        raise ValueError(f"a batch of {rows} rows does not divide into {part[1]} equal parts")
-    return _Loader(
-        _TrainingBatches([record.path for record in records], transforms, seed, part, read),
-        batch_size=None,  # an item is a whole batch
-        sampler=_Placed(batches),
-        num_workers=min(workers, _cores()),
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
-    )
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        workers: int,
+        part: tuple[int, int] = (0, 1),
+        device: torch.device | None = None,
+    ) -> None:
+        for stream in streams:
+            rows = len(stream.transforms) * stream.batches.batch_size
+            if rows % part[1]:
+                raise ValueError(f"a batch of {rows} rows does not divide into {part[1]} equal parts")
+        if len({len(stream.batches) for stream in streams}) != 1:
+            raise ValueError(f"streams of {' and '.join(str(len(s.batches)) for s in streams)} batches")
+        self.streams, self.workers, self.part, self.device = list(streams), workers, part, device
+
+    def __len__(self) -> int:
+        return len(self.streams[0].batches)
+
+    def __iter__(self) -> Iterator[tuple[tuple[Any, Tensor], ...]]:
+        plan = _Planned(self.streams)
+        pieces = iter(
+            _Loader(
+                _Pieces(self.streams, self.part),
+                batch_size=None,  # an item is a whole piece
+                sampler=plan,
+                num_workers=min(self.workers, _cores()),
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),
+            )
+        )
+        for _ in range(len(self)):
+            step = []
+            for stream in self.streams:
+                first = next(pieces)
+                rows = plan.batches.popleft()
+                parts = [first, *(next(pieces) for _ in range(PIECE, len(rows), PIECE))]
+                views = [part[v] for v in range(len(stream.transforms)) for part in parts if part[v]]
+                step.append((self._joined(views), torch.tensor(rows * len(stream.transforms))))
+            yield tuple(step)
+
+    def _joined(self, views: list[Any]) -> Any:
+        """Stacked views of some images each, one after the other, on the device."""
+        leaves = [self._cat(leaf) for leaf in zip(*views, strict=True)]
+        return leaves[0] if len(leaves) == 1 else tuple(leaves)
+
+    def _cat(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([t if self.device is None else t.to(self.device, non_blocking=True) for t in tensors])
 
 
 def evaluation_loader(
@@ -94,53 +155,84 @@ class _Loader(DataLoader):
             yield batch
 
 
-class _Placed(Sampler[tuple[int, list[int]]]):
-    """Batches of rows, each with the place in the epoch of its first one."""
+class _Only:
+    """The batches of a loader's one stream."""
 
-    def __init__(self, batches: PseudoIdentityBatches) -> None:
-        self.batches = batches
+    def __init__(self, loader: StepLoader) -> None:
+        self.loader = loader
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.loader)
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        place = getattr(self.batches, "first_place", 0)
-        for rows in self.batches:
-            yield place, rows
-            place += len(rows)
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        return (batch for (batch,) in self.loader)
 
 
-class _TrainingBatches(Dataset):
-    """(place of the first row, rows) -> a batch as `training_loader` yields it, or the UserError of a broken file."""
+class _Piece(NamedTuple):
+    """Some of a batch's images: their stream, rows, place in the epoch of the first, its place in the batch, and the
+    batch's number of images."""
 
-    def __init__(
-        self, paths: list[str], transforms: Sequence[Transform], seed: int, part: tuple[int, int], read: Read
-    ) -> None:
-        self.paths, self.transforms, self.seed, self.part, self.read = paths, list(transforms), seed, part, read
+    stream: int
+    rows: list[int]
+    place: int
+    slot: int
+    batch: int
 
-    def __getitem__(self, item: tuple[int, list[int]]) -> tuple[Tensor, Tensor] | UserError:
-        place, rows = item
+
+class _Planned(Sampler[_Piece]):
+    """All pieces of an epoch, step by step; `batches` holds the rows of those that are on their way."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self.streams = streams
+        self.batches: deque[list[int]] = deque()
+
+    def __len__(self) -> int:
+        return sum(len(s.batches) * -(-s.batches.batch_size // PIECE) for s in self.streams)
+
+    def __iter__(self) -> Iterator[_Piece]:
+        places = [0] * len(self.streams)
+        for batches in zip(*(stream.batches for stream in self.streams), strict=True):
+            for number, rows in enumerate(batches):
+                self.batches.append(rows)
+                for slot in range(0, len(rows), PIECE):
+                    yield _Piece(number, rows[slot : slot + PIECE], places[number] + slot, slot, len(rows))
+                places[number] += len(rows)
+
+
+class _Pieces(Dataset):
+    """A piece -> for each view the stacked tensors of its images (none: not in this process's part), or the UserError
+    of a broken file."""
+
+    def __init__(self, streams: Sequence[Stream], part: tuple[int, int]) -> None:
+        self.paths = [[record.path for record in stream.records] for stream in streams]
+        self.streams = [stream._replace(records=(), batches=None) for stream in streams]  # type: ignore[arg-type]
+        self.part = part
+
+    def __getitem__(self, piece: _Piece) -> list[list[Tensor]] | UserError:
+        stream = self.streams[piece.stream]
         number, parts = self.part
-        share = len(self.transforms) * len(rows) // parts
+        share = len(stream.transforms) * piece.batch // parts
         own = range(number * share, (number + 1) * share)
-        views: list[list[Tensor]] = [[] for _ in self.transforms]
-        for slot, row in enumerate(rows):
-            wanted = [v for v in range(len(views)) if v * len(rows) + slot in own]
+        views: list[list[Any]] = [[] for _ in stream.transforms]
+        for n, row in enumerate(piece.rows):
+            wanted = [v for v in range(len(views)) if v * piece.batch + piece.slot + n in own]
             if not wanted:
                 continue
             try:
-                image = self.read(self.paths[row])
+                image = stream.read(self.paths[piece.stream][row])
             except UserError as error:
                 return error
             for v in wanted:
-                views[v].append(self._view(image, place + slot, v))
-        return torch.stack([image for view in views for image in view]), torch.tensor(rows * len(views))
+                views[v].append(_view(stream.transforms[v], image, [stream.seed, piece.place + n, v]))
+        return [[torch.stack(leaf) for leaf in zip(*view, strict=True)] for view in views]
 
-    def _view(self, image: Any, place: int, number: int) -> Tensor:
-        draws = np.random.SeedSequence([self.seed, place, number]).generate_state(1, np.uint64)
-        with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
-            torch.default_generator.manual_seed(int(draws[0]))
-            return self.transforms[number](image)
+
+def _view(transform: Transform, image: Any, seed: list[int]) -> tuple[Tensor, ...]:
+    draws = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
+        torch.default_generator.manual_seed(int(draws[0]))
+        made = transform(image)
+    return made if isinstance(made, tuple) else (made,)
 
 
 class _Images(Dataset):

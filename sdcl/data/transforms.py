@@ -1,4 +1,5 @@
-"""From a PIL image to the tensor that the network sees: training views, and the plain chains of clustering and test.
+"""What chains from image files to the network's tensors are made of: resizing, normalisation, random erasing, channel
+exchange.
 
 Every random draw comes from PyTorch's default CPU generator, so that seeding it fixes a view.
 """
@@ -6,7 +7,6 @@ Every random draw comes from PyTorch's default CPU generator, so that seeding it
 import math
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 ERASED = (0.4914, 0.4822, 0.4465)  # put into the *normalised* image, as the published runs do (method page, 9.5)
+RED, GREEN, BLUE, GREYED = range(4)  # what a channel can be taken from
 GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue, applied to the normalised image
 
 # Method page, 9.5: training is bilinear, clustering bicubic, test Lanczos.
@@ -39,77 +40,55 @@ class RandomErasing:
     colour = ERASED
 
     def __call__(self, image: Tensor) -> Tensor:
+        top, left, h, w = self.draw(*image.shape[1:])
+        if h:
+            image = image.clone()
+            image[:, top : top + h, left : left + w] = image.new_tensor(ERASED)[:, None, None]
+        return image
+
+    def draw(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the rectangle in an image of this size; all 0: nothing is erased."""
         if _uniform(0, 1) >= self.probability:
-            return image
-        _, height, width = image.shape
+            return 0, 0, 0, 0
         for _ in range(self.tries):
             area = _uniform(*self.area_range) * height * width
             aspect = _uniform(*self.aspect_range)
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if h < height and w < width:
-                top, left = _below(height - h + 1), _below(width - w + 1)
-                image = image.clone()
-                image[:, top : top + h, left : left + w] = image.new_tensor(self.colour)[:, None, None]
-                return image
-        return image
+                return _below(height - h + 1), _below(width - w + 1), h, w
+        return 0, 0, 0, 0
 
 
 def exchange_visible(image: Tensor) -> Tensor:
     """Copy one channel, chosen uniformly, over all three: [3, H, W] -> [3, H, W]."""
-    return _copy_channel(image, _below(3))
+    return take_channels(image, draw_visible_exchange())
 
 
 def exchange_infrared(image: Tensor) -> Tensor:
     """Each channel copied over all three with probability 1/4; else, half the time unchanged, half the time grey."""
+    return take_channels(image, draw_infrared_exchange())
+
+
+def draw_visible_exchange() -> tuple[int, int, int]:
+    """What goes into the three channels: one of them, chosen uniformly."""
+    return (_below(3),) * 3
+
+
+def draw_infrared_exchange() -> tuple[int, int, int]:
+    """Red, green or blue in all three with probability 1/4 each; else each in its own place or grey in all, by half."""
     choice = _below(4)
     if choice < 3:
-        return _copy_channel(image, choice)
-    if _uniform(0, 1) < 0.5:
+        return (choice,) * 3
+    return (RED, GREEN, BLUE) if _uniform(0, 1) < 0.5 else (GREYED,) * 3
+
+
+def take_channels(image: Tensor, sources: tuple[int, int, int]) -> Tensor:
+    """An image [3, H, W] with its channels taken from RED, GREEN, BLUE or GREYED, as the draws above give them."""
+    if sources == (RED, GREEN, BLUE):
         return image
-    return (image.new_tensor(GREY)[:, None, None] * image).sum(0, keepdim=True).repeat(3, 1, 1)
-
-
-class _TrainingChain:
-    """What all training views share: PIL RGB of any size -> float32 [3, height, width], normalised, randomly erased.
-
-    padding: pixels of black around the resized image before the random crop; 10 at 288 x 144.
-    """
-
-    def __init__(self, height: int, width: int, padding: int = 10) -> None:
-        self.steps = transforms.Compose(
-            [
-                transforms.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5),
-                resize(height, width, "bilinear"),
-                transforms.Pad(padding),  # black, before normalisation
-                transforms.RandomCrop((height, width)),
-                transforms.RandomHorizontalFlip(0.5),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-                RandomErasing(),
-            ]
-        )
-
-
-class VisibleTransform(_TrainingChain):
-    """A training view of a visible image: PIL RGB -> float32 [3, height, width], normalised.
-
-    exchange: False for view 1, True for view 2, which ends with a channel exchange. padding: see `_TrainingChain`.
-    """
-
-    def __init__(self, height: int, width: int, exchange: bool, padding: int = 10) -> None:
-        super().__init__(height, width, padding)
-        self.exchange = exchange
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        view = self.steps(image)
-        return exchange_visible(view) if self.exchange else view
-
-
-class InfraredTransform(_TrainingChain):
-    """A training view of an infrared image: PIL RGB -> float32 [3, height, width], normalised."""
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return exchange_infrared(self.steps(image))
+    if sources[0] == GREYED:
+        return (image.new_tensor(GREY)[:, None, None] * image).sum(0, keepdim=True).repeat(3, 1, 1)
+    return image[sources[0]].expand(3, -1, -1).clone()
 
 
 def resize(height: int, width: int, interpolation: str) -> transforms.Resize:
@@ -149,7 +128,3 @@ def _uniform(low: float, high: float) -> float:
 def _below(n: int) -> int:
     """A uniform integer in 0 … n−1."""
     return int(torch.randint(n, ()).item())
-
-
-def _copy_channel(image: Tensor, channel: int) -> Tensor:
-    return image[channel].expand(3, -1, -1).clone()

@@ -15,11 +15,12 @@ from sdcl.config import Config
 from sdcl.data.images import open_image
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sets import SETS
-from sdcl.data.transforms import InfraredTransform, VisibleTransform, evaluation_transform
+from sdcl.data.transforms import evaluation_transform
 from sdcl.models import SDCLModel
 from sdcl.report import figures, views
 from sdcl.report.markup import Section, photo, picture, row
 from sdcl.report.page import ReportedRun
+from sdcl.training.views import InfraredTransform, VisibleTransform
 
 __all__ = ["Attention", "attention", "attention_maps", "augmentation", "augmented_views", "class_token_attention"]
 

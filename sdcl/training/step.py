@@ -17,7 +17,7 @@ from sdcl.seeds import derive_seed
 from sdcl.training.labels import PseudoLabels
 from sdcl.training.losses import Memories, sdcl_losses
 from sdcl.training.replicas import ReplicaForward
-from sdcl.training.views import training_views
+from sdcl.training.views import Source, TrainingBatches
 
 __all__ = ["make_optimizer", "train_epoch"]
 
@@ -47,7 +47,7 @@ class Batches:
         config: Config,
         trial: int,
     ) -> None:
-        self.loaders = []
+        sources = {}
         for name, records, y in (
             ("visible", visible, labels.visible_training),
             ("infrared", infrared, labels.infrared),
@@ -56,12 +56,13 @@ class Batches:
             batches = PseudoIdentityBatches(
                 y.cpu().numpy(), [r.camera for r in records], config.identities, config.instances, settings.steps, seed
             )
-            self.loaders.append(training_views(name, records, batches, config, seed, labels.visible.device))
+            sources[name] = Source(records, batches, seed)
+        self.batches = TrainingBatches(sources, config, labels.visible.device)
 
     def __iter__(self):
         """visible images [2b/P, 3, H, W] (view 1 of all, then view 2) of this of P processes, visible rows [2b] of all
         of them, infrared images [b/P, 3, H, W], infrared rows [b]."""
-        for (visible, visible_rows), (infrared, infrared_rows) in zip(*self.loaders, strict=True):
+        for (visible, visible_rows), (infrared, infrared_rows) in self.batches:
             yield visible, visible_rows, infrared, infrared_rows
 
 

@@ -1,58 +1,192 @@
-"""An epoch's augmented batches of a modality, from the place that `--augment` names."""
+"""SDCL's training views (method page, section 2), and an epoch's batches of them from the place that `--augment` names.
+
+`VisibleTransform` and `InfraredTransform` are the chain as it is described. Training makes the same views sooner, equal
+to the last bit: `ViewOfBytes` ends where bytes do, after crop and flip, and `finish` does the rest for whole batches on
+the model's device, with what was drawn for each view.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision import transforms
 
 from sdcl import distributed
 from sdcl.config import Config
 from sdcl.data.cache import pixel_reader
-from sdcl.data.device_augment import AugmentedBatches, exchange_infrared, exchange_visible, unchanged
-from sdcl.data.loading import training_loader
+from sdcl.data.device_augment import DeviceAugmentation, Exchange, erase, exchange, unchanged
+from sdcl.data.device_augment import exchange_infrared as infrared_on_device
+from sdcl.data.device_augment import exchange_visible as visible_on_device
+from sdcl.data.images import open_image
+from sdcl.data.jitter import draw_jitter, jitter
+from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
-from sdcl.data.transforms import InfraredTransform, VisibleTransform
+from sdcl.data.transforms import (
+    BLUE,
+    GREEN,
+    MEAN,
+    RED,
+    STD,
+    RandomErasing,
+    draw_infrared_exchange,
+    draw_visible_exchange,
+    exchange_infrared,
+    exchange_visible,
+    normalize_bytes,
+    resize,
+)
 
-__all__ = ["images_read", "training_views"]
+__all__ = ["InfraredTransform", "Source", "TrainingBatches", "VisibleTransform", "ViewOfBytes", "finish", "images_read"]
 
-EXCHANGES = {"visible": [unchanged, exchange_visible], "infrared": [exchange_infrared]}
+JITTER = transforms.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
+ON_DEVICE: dict[str, list[Exchange]] = {"visible": [unchanged, visible_on_device], "infrared": [infrared_on_device]}
+IN_WORKERS: dict[str, list[Callable[[], tuple[int, int, int]] | None]] = {
+    "visible": [None, draw_visible_exchange],
+    "infrared": [draw_infrared_exchange],
+}
+"""How the views of an image end; None: as they are."""
 
 
-def training_views(
-    modality: str,
-    records: Sequence[ImageRecord],
-    batches: PseudoIdentityBatches,
-    config: Config,
-    seed: int,
-    device: torch.device,
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """(images, rows) of each batch: float [V·b/P, 3, H, W], this process's part of view 1 of all b images, then, of
-    visible ones, view 2; rows int64 [V·b], places in `records` of the whole batch.
+class _TrainingChain:
+    """What all training views share: PIL RGB of any size -> float32 [3, height, width], normalised, randomly erased.
+
+    padding: pixels of black around the resized image before the random crop; 10 at 288 x 144.
+    """
+
+    def __init__(self, height: int, width: int, padding: int = 10) -> None:
+        self.steps = transforms.Compose(
+            [
+                JITTER,
+                resize(height, width, "bilinear"),
+                transforms.Pad(padding),  # black, before normalisation
+                transforms.RandomCrop((height, width)),
+                transforms.RandomHorizontalFlip(0.5),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+                RandomErasing(),
+            ]
+        )
+
+
+class VisibleTransform(_TrainingChain):
+    """A training view of a visible image: PIL RGB -> float32 [3, height, width], normalised.
+
+    exchange: False for view 1, True for view 2, which ends with a channel exchange. padding: see `_TrainingChain`.
+    """
+
+    def __init__(self, height: int, width: int, exchange: bool, padding: int = 10) -> None:
+        super().__init__(height, width, padding)
+        self.exchange = exchange
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        view = self.steps(image)
+        return exchange_visible(view) if self.exchange else view
+
+
+class InfraredTransform(_TrainingChain):
+    """A training view of an infrared image: PIL RGB -> float32 [3, height, width], normalised."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return exchange_infrared(self.steps(image))
+
+
+class ViewOfBytes:
+    """The same view before its normalisation: uint8 [h, w, 3] -> uint8 [height, width, 3] and int64 [7], what `finish`
+    is to erase (top, left, height, width; 0 high: nothing) and the sources of the three channels.
+
+    Draws from PyTorch's default CPU generator what the chain would, in its order.
+    """
+
+    def __init__(self, height: int, width: int, padding: int, modality: str, view: int) -> None:
+        self.height, self.width, self.padding = height, width, padding
+        self.resize, self.draw_exchange = resize(height, width, "bilinear"), IN_WORKERS[modality][view]
+
+    def __call__(self, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+        changed = jitter(pixels, draw_jitter(JITTER))
+        small = np.asarray(self.resize(Image.fromarray(changed)))
+        # A crop out of a black frame is a shift.
+        down, right = (self.padding - int(torch.randint(0, 2 * self.padding + 1, (1,))) if self.padding else 0
+                       for _ in range(2))  # fmt: skip
+        view = np.zeros_like(small)
+        view[max(down, 0) : self.height + down, max(right, 0) : self.width + right] = small[
+            max(-down, 0) : self.height - down, max(-right, 0) : self.width - right
+        ]
+        if torch.rand(1) < 0.5:
+            view = view[:, ::-1].copy()
+        rectangle = RandomErasing().draw(self.height, self.width)
+        sources = self.draw_exchange() if self.draw_exchange else (RED, GREEN, BLUE)
+        return torch.from_numpy(view), torch.tensor([*rectangle, *sources])
+
+
+def finish(pixels: Tensor, plan: Tensor) -> Tensor:
+    """Views of bytes [n, H, W, 3] and what was drawn for them [n, 7], both on a device, to float [n, 3, H, W]:
+    normalised, erased, with their channels exchanged."""
+    return exchange(erase(normalize_bytes(pixels), plan[:, :4]), plan[:, 4:])
+
+
+class Source(NamedTuple):
+    """What an epoch draws of a modality: its records, batches of their rows, and a seed that is new for each epoch."""
+
+    records: Sequence[ImageRecord]
+    batches: PseudoIdentityBatches
+    seed: int
+
+
+class TrainingBatches:
+    """An epoch's augmented batches of both modalities, read by one pool of processes.
+
+    Iterating yields (images, rows) of visible and of infrared images for each step: float [V·b/P, 3, H, W] on the
+    device, this process's part of view 1 of all b images, then, of visible ones, view 2; rows int64 [V·b], places in
+    the records of the whole batch. Iterating again gives the same.
 
     Args:
-        modality: "visible" (V = 2) or "infrared" (V = 1).
-        seed: new for each epoch and modality.
-        device: the model's. With `--augment device` images come out there, else on the CPU.
+        sources: "visible" (V = 2) and "infrared" (V = 1), or one of them.
+        device: the model's.
 
     Raises:
         UserError: on iterating, an image cannot be read.
     """
-    height, width, padding = *config.image_size, config.crop_padding
-    part = distributed.rank(), distributed.world()
-    if config.augment == "device":
-        paths = [record.path for record in records]
-        read = pixel_reader(paths, modality, (height, width), "bilinear", config.image_cache, config.workers)
-        exchanges = EXCHANGES[modality]
-        bytes_alone = [torch.from_numpy] * len(exchanges)
-        loader = training_loader(records, bytes_alone, batches, config.workers, seed, part, read)
-        return AugmentedBatches(loader, exchanges, padding, seed, device, part)
-    views: list[VisibleTransform | InfraredTransform] = [InfraredTransform(height, width, padding)]
-    if modality == "visible":
-        views = [VisibleTransform(height, width, exchange, padding) for exchange in (False, True)]
-    return training_loader(records, views, batches, config.workers, seed, part)
+
+    def __init__(self, sources: Mapping[str, Source], config: Config, device: torch.device) -> None:
+        self.sources, self.padding, self.device = dict(sources), config.crop_padding, device
+        self.part = distributed.rank(), distributed.world()
+        self.on_device = config.augment == "device"
+        streams = [self._stream(m, source, config) for m, source in self.sources.items()]
+        self.loader = StepLoader(streams, config.workers, self.part, device)
+
+    def _stream(self, modality: str, source: Source, config: Config) -> Stream:
+        size, paths = config.image_size, [record.path for record in source.records]
+        if self.on_device:
+            read = pixel_reader(paths, modality, size, "bilinear", config.image_cache, config.workers)
+            views = [torch.from_numpy] * len(ON_DEVICE[modality])
+            return Stream(source.records, views, source.batches, source.seed, read)
+        ways = [ViewOfBytes(*size, self.padding, modality, view) for view in range(len(IN_WORKERS[modality]))]
+        return Stream(source.records, ways, source.batches, source.seed, decoded)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
+        augment = [
+            DeviceAugmentation(ON_DEVICE[m], self.padding, source.seed, self.device, self.part)
+            for m, source in self.sources.items()
+        ]
+        for step in self.loader:
+            if self.on_device:
+                yield tuple((way(images), rows) for way, (images, rows) in zip(augment, step, strict=True))
+            else:
+                yield tuple((finish(*images), rows) for images, rows in step)
+
+
+def decoded(path: str) -> np.ndarray:
+    """uint8 [h, w, 3] of an image file. Raises UserError when it cannot be read."""
+    return np.asarray(open_image(path))
 
 
 Records = Mapping[str, Sequence[ImageRecord]]
