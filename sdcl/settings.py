@@ -116,6 +116,9 @@ class RunSettings:
     """SYSU-MM01: gallery images of a test by Python's generator seeded with the trial, as in most code, or by the data
     set's own exp/rand_perm_cam.mat. Sizes and expected results are the same, the images are others: a table must say
     which. Data sets with one kind of gallery use that."""
+    unpaired: Share = 0.0
+    """Protocol of incomplete data: this share of the training identities keeps the images of one modality only, half of
+    them the visible, half the infrared ones, chosen by the seed. 0: as the data set is."""
     skip_unreadable: bool = False
     """Leave images that cannot be read out of training and tests, and name them. Without it the programs stop before
     they start; results of fewer images do not compare with published ones."""

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdcl.data import folder, regdb, sysu, sysu02
+from sdcl.data import folder, llcm, regdb, sysu, sysu02
 from sdcl.data.records import ImageRecord, Task, TestSet
-from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
+from sdcl.data.synthetic import SyntheticConfig, write_llcm_layout, write_regdb_layout, write_sysu_layout
 from sdcl.data.verify import CheckReport, Count
 from sdcl.errors import UserError
-from sdcl.evaluation import same_place
+from sdcl.evaluation import same_camera, same_place
 
 __all__ = ["SETS", "DataSet", "Task", "TestSet"]
 
@@ -55,7 +55,7 @@ class DataSet:
     removal: Removal | None = None
     """Gallery images that do not count for a query; None: all do."""
     same_identities: bool = True
-    """Whether a number means the same person in training and test lists; RegDB's labels start again at 0."""
+    """Whether a number means the same person in training and test; labels of training lists start at 0."""
     mend_split: str = "move the images of either part elsewhere"
     """What to do when training and test overlap."""
     draw: Callable[[Path, SyntheticConfig], object] | None = None
@@ -130,6 +130,21 @@ SETS: dict[str, DataSet] = {
         modes=("visible_to_infrared", "infrared_to_visible"),
         published=sysu02.PUBLISHED,
         rank_on="identities",
+        same_identities=False,
+    ),
+    "llcm": DataSet(
+        title="LLCM",
+        training=lambda root, modality, _: llcm.train_records(root, modality),
+        test=lambda root, *_: llcm.test_set(root),
+        check=lambda root, _, published: llcm.verify(root, published=published),
+        modes=("infrared_to_visible", "visible_to_infrared"),
+        published=llcm.PUBLISHED,
+        galleries=("seeded",),
+        rank_on="identities",
+        removal=same_camera,
+        same_identities=False,
+        mend_split="restore the released lists",
+        draw=write_llcm_layout,
     ),
     "folder": DataSet(
         title="a folder of your own",

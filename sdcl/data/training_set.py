@@ -6,14 +6,16 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sdcl import distributed
 from sdcl.data.images import file_key, unreadable_images
 from sdcl.data.records import MODALITIES, ImageRecord, shown
 from sdcl.data.sets import SETS, DataSet
 from sdcl.data.synthetic import SyntheticConfig
-from sdcl.data.verify import CheckReport, data_fingerprint
+from sdcl.data.verify import CheckReport, CheckRow, data_fingerprint
 from sdcl.errors import UserError
 from sdcl.settings import RunSettings
 
@@ -54,7 +56,8 @@ def load_training_set(config: RunSettings, trial: int) -> TrainingSet:
     unreadable = unreadable_images(records, "training", config.skip_unreadable)
     distributed.from_main(lambda: _check_apart(config, trial, records))
     readable = {m: [r for r in part if r.path not in unreadable] for m, part in records.items()}
-    return TrainingSet(readable, _fingerprint(records), report)
+    paired, rows = _unpaired(readable, config.unpaired, config.seed)
+    return TrainingSet(paired, _fingerprint(records), replace(report, rows=[*report.rows, *rows]))
 
 
 def training_fingerprint(config: RunSettings, trial: int) -> str:
@@ -64,6 +67,28 @@ def training_fingerprint(config: RunSettings, trial: int) -> str:
 
 def _records(config: RunSettings, trial: int) -> dict[str, list[ImageRecord]]:
     return {m: SETS[config.dataset].training(config.data_dir, m, trial) for m in MODALITIES}
+
+
+def _unpaired(
+    records: dict[str, list[ImageRecord]], share: float, seed: int
+) -> tuple[dict[str, list[ImageRecord]], list[CheckRow]]:
+    """The records without one modality of a share of the identities that have both, and rows that say what is left.
+
+    The identities follow from the seed; half of them keep the visible, half the infrared images.
+    """
+    if share == 0:
+        return records, []
+    present = {m: {r.identity for r in part} for m, part in records.items()}
+    both = sorted(set.intersection(*present.values()))
+    chosen = np.random.default_rng(seed).permutation(both)[: round(share * len(both))].tolist()
+    kept = {identity: MODALITIES[n % 2] for n, identity in enumerate(chosen)}
+    left = {m: [r for r in part if kept.get(r.identity, m) == m] for m, part in records.items()}
+    rows = [
+        CheckRow(f"{m} {what}, --unpaired {share:g}", count, None, True)
+        for m, part in left.items()
+        for what, count in (("training images", len(part)), ("identities alone", sum(k == m for k in kept.values())))
+    ]
+    return left, rows
 
 
 def _fingerprint(records: dict[str, list[ImageRecord]]) -> str:
@@ -108,8 +133,9 @@ def _check_apart(config: RunSettings, trial: int, records: Mapping[str, Sequence
 
 
 def _file_keys(path: str, rules: DataSet) -> list[object]:
-    """What tells a file apart: itself and, where numbers cannot, the name that a prepared copy keeps, with its size."""
-    if rules.same_identities:
+    """What tells a file apart: itself and, where each trial has prepared folders, the name that a copy there keeps,
+    with its size."""
+    if len(rules.trials) == 1:
         return [file_key(path)]
     name = re.sub(r"^-?\d+_c\d+_", "", os.path.basename(path))
     return [file_key(path), (name, os.path.getsize(path) if os.path.exists(path) else 0)]
@@ -119,8 +145,8 @@ def _draw(config: RunSettings) -> None:
     draw = SETS[config.dataset].draw
     if draw is None:
         raise UserError(
-            f"--synthetic-seed {config.synthetic_seed} draws people in the layouts of SYSU-MM01 and RegDB alone: leave "
-            "the option out, or choose another preset"
+            f"--synthetic-seed {config.synthetic_seed} draws people in the layouts of SYSU-MM01, RegDB and LLCM alone: "
+            "leave the option out, or choose another preset"
         )
     train, test = config.synthetic_identities
     people = SyntheticConfig(

@@ -73,6 +73,7 @@ def final_results(
         "selected_by": run.config.select,
         "galleries": test_set.galleries,
         "provenance": run.provenance(),
+        **({"unpaired": run.config.unpaired} if run.config.unpaired else {}),
     }
     if distributed.is_main():
         write_json(run.results_file, results)

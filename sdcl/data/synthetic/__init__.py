@@ -8,7 +8,12 @@ follows from a `SyntheticConfig`; `draw_image` draws any image alone.
 """
 
 from sdcl.data.synthetic.cameras import draw_image
-from sdcl.data.synthetic.layouts import write_regdb_layout, write_source_layout, write_sysu_layout
+from sdcl.data.synthetic.layouts import (
+    write_llcm_layout,
+    write_regdb_layout,
+    write_source_layout,
+    write_sysu_layout,
+)
 from sdcl.data.synthetic.settings import (
     SyntheticConfig,
     identity_splits,
@@ -24,6 +29,7 @@ __all__ = [
     "image_counts",
     "regdb_shape",
     "sysu_shape",
+    "write_llcm_layout",
     "write_regdb_layout",
     "write_source_layout",
     "write_sysu_layout",

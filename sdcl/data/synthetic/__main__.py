@@ -6,7 +6,14 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from sdcl.data.synthetic import SyntheticConfig, regdb_shape, sysu_shape, write_regdb_layout, write_sysu_layout
+from sdcl.data.synthetic import (
+    SyntheticConfig,
+    regdb_shape,
+    sysu_shape,
+    write_llcm_layout,
+    write_regdb_layout,
+    write_sysu_layout,
+)
 from sdcl.errors import UserError, run_program
 
 _HELP = {
@@ -29,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Raises UserError for impossible options and what the writing functions raise it for."""
     defaults = SyntheticConfig()
     parser = argparse.ArgumentParser(prog="python -m sdcl.data.synthetic", description=__doc__.split(":")[0])
-    parser.add_argument("layout", choices=("sysu", "regdb"), help="layout of the files: SYSU-MM01's or RegDB's")
+    layouts = ("sysu", "regdb", "llcm")
+    parser.add_argument("layout", choices=layouts, help="layout of the files: SYSU-MM01's, RegDB's or LLCM's")
     parser.add_argument("root", type=Path, help="folder to write to")
     parser.add_argument(
         "--published-shape",
@@ -52,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = _config(options)
     except ValueError as error:
         raise UserError(str(error)) from error
-    write = {"sysu": write_sysu_layout, "regdb": write_regdb_layout}[options["layout"]]
+    write = {"sysu": write_sysu_layout, "regdb": write_regdb_layout, "llcm": write_llcm_layout}[options["layout"]]
     write(options["root"], config, options["workers"])
     print(f"{options['root']}: complete")
 
@@ -65,6 +73,8 @@ def _config(options: dict) -> SyntheticConfig:
         given["images_per_camera"] = numbers[0] if len(numbers) == 1 else tuple(numbers)
     if not options["published_shape"]:
         return SyntheticConfig(**given)
+    if options["layout"] == "llcm":
+        raise UserError("--published-shape draws SYSU-MM01's or RegDB's; leave it out for LLCM's layout")
     for name in ("train_identities", "test_identities", "images_per_camera", "absence"):
         if name in given:
             raise UserError(f"--{name.replace('_', '-')} and --published-shape exclude each other; leave one out")

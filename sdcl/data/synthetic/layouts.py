@@ -31,6 +31,7 @@ FINISHED, UNFINISHED = "synthetic.json", "synthetic-unfinished.json"
 REGDB_IMAGES, REGDB_TRIALS = 10, 10
 SOURCE_RESPONSE = 3
 """The infrared camera whose light and film the partners of a drawn source have."""
+LLCM_CAMERAS = {"vis": range(1, 10), "nir": (1, 2, 4, 5, 6, 7, 8, 9)}
 
 
 class _Picture(NamedTuple):
@@ -139,6 +140,36 @@ def write_source_layout(
         identities.append(pictures)
     lists = {"pseudo_labels.txt": "".join(f"{name} {label}\n" for name, label in sorted(labels.items()))}
     _write(Path(root), f"market1501_gen in the style of {style}", config, identities, lists, workers, progress)
+
+
+def write_llcm_layout(root: Path, config: SyntheticConfig, workers: int | None = None, progress: bool = True) -> None:
+    """Write a synthetic set in LLCM's layout: vis/, nir/ and idx/ for training, test_vis/ and test_nir/.
+
+    The two infrared cameras are its cameras 1 and 2, whose numbers visible ones have too; its other cameras are empty.
+
+    Args and Raises: as `write_sysu_layout`.
+    """
+    root, splits = Path(root), identity_splits(config)
+    training = {number: label for label, number in enumerate(sorted(splits["train"] + splits["val"]))}
+    identities, lists = [], {"idx/train_vis.txt": "", "idx/train_nir.txt": ""}
+    for number, counts in image_counts(config).items():
+        pictures = []
+        for camera in CAMERAS:
+            modality, shown_as = ("vis", camera) if camera in VISIBLE_CAMERAS else ("nir", {3: 1, 6: 2}[camera])
+            for image in range(1, counts[camera - 1] + 1):
+                name = f"{number:04d}_c{shown_as}_{image:04d}.jpg"
+                if number in training:
+                    path = f"{modality}/{number:04d}/{name}"
+                    lists[f"idx/train_{modality}.txt"] += f"{path} {training[number]}\n"
+                else:
+                    path = f"test_{modality}/cam{shown_as}/{number:04d}/{name}"
+                pictures.append(_Picture(path, number, camera, image))
+        identities.append(pictures)
+    lists["idx/test_id.txt"] = ",".join(map(str, splits["test"])) + "\n"
+    _write(root, "LLCM", config, identities, lists, workers, progress)
+    for modality, cameras in LLCM_CAMERAS.items():
+        for camera in cameras:
+            (root / f"test_{modality}/cam{camera}").mkdir(parents=True, exist_ok=True)
 
 
 def _write(
