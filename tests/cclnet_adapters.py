@@ -3,7 +3,6 @@
 import dataclasses
 
 import torch
-from PIL import Image
 
 from sdcl.cclnet.batches import ClusterBatches, steps_of_epoch
 from sdcl.cclnet.batches import prompt_batches as make_prompt_batches
@@ -12,7 +11,8 @@ from sdcl.cclnet.losses import prompt_loss, step_losses, text_loss
 from sdcl.cclnet.memory import MatchedMemories
 from sdcl.cclnet.model import CCLNetModel
 from sdcl.cclnet.optimizers import contrast_optimizer, prompt_optimizer
-from sdcl.cclnet.settings import ClipConfig, ContrastConfig, PromptConfig
+from sdcl.cclnet.presets import PRESETS
+from sdcl.cclnet.settings import ClipConfig
 from sdcl.cclnet.views import TrainingView
 from sdcl.cclnet.weights import load_clip as fill_from_clip
 from sdcl.cclnet.weights import load_published, published_names, save_published
@@ -44,19 +44,19 @@ def load_clip(path, height, width, visible_classes, infrared_classes, device):
 
 
 def features(model, images, modality):
-    return model.eval()(**{modality: images}).features
+    return model.image.eval()(**{modality: images}).features
 
 
 def projections(model, images, modality):
-    return model.eval()(**{modality: images}, project=True).projections
+    return model.image.eval()(**{modality: images}, project=True).projections
 
 
 def contexts(model, modality):
-    return model.prompts[modality].context
+    return model.language.sentences(modality).context
 
 
 def texts(model, labels, modality):
-    return model.texts(labels, modality)
+    return model.language.texts(labels, modality)
 
 
 def training_forward(
@@ -64,7 +64,7 @@ def training_forward(
 ):
     model = load_checkpoint(path, height, width, visible.device).double().train()
     names = {theirs: ours for ours, theirs in published_names(model).items()}
-    out = model(visible, infrared, project=True)
+    out = model.image(visible, infrared, project=True)
     ((weights_features * out.features).sum() + (weights_projections * out.projections).sum()).backward()
     parameters, state = dict(model.named_parameters()), model.state_dict()
     return {
@@ -104,27 +104,28 @@ def pseudo_labels(features, eps, min_samples, k1, k2):
 
 
 def settings(stage, epoch):
-    if stage == 1:
-        prompt = PromptConfig()
-        rate = prompt.rate(epoch)
-        return {**dataclasses.asdict(prompt), "lr": rate, "lr_bias": rate, "seed": 1}
-    contrast = ContrastConfig()
-    now = contrast.at(epoch)
+    config = PRESETS["sysu"]
+    epochs = config.epochs_of(stage)
+    now = config.at(epochs[epoch - 1])
+    assert (now.stage, now.number) == (stage, epoch)
+    own = dataclasses.asdict(config)
     return {
-        **dataclasses.asdict(contrast),
+        **own,
+        "epochs": len(epochs),
         "lr": now.learning_rate,
-        "lr_bias": now.learning_rate * contrast.bias_factor,
+        "lr_bias": now.learning_rate * (1 if stage == 1 else config.bias_factor),
+        "weight_decay": own["prompt_weight_decay" if stage == 1 else "weight_decay"],
         "exchange": now.mix_share,
         "evaluate": int(now.test),
-        "momentum": contrast.cluster_momentum,
-        "seed": 1,
+        "momentum": config.cluster_momentum,
     }
 
 
 def trained_parameters(stage):
     with torch.device("meta"):
         model = CCLNetModel(ClipConfig(), 2, 2)
-    optimizer = prompt_optimizer(model, PromptConfig()) if stage == 1 else contrast_optimizer(model, ContrastConfig())
+    config = PRESETS["sysu"]
+    optimizer = prompt_optimizer(model.language, config) if stage == 1 else contrast_optimizer(model.image, config)
     names = {id(p): published_names(model)[k] for k, p in model.named_parameters()}
     return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
 
@@ -141,7 +142,7 @@ def batches(labels_visible, labels_infrared, identities, instances, seed):
 def training_view(image, modality, seed):
     torch.manual_seed(seed)
     height, width, _ = image.shape
-    return TrainingView(modality, height, width)(Image.fromarray(image.cpu().numpy()))
+    return TrainingView(modality, (height, width))(image.cpu().numpy())
 
 
 def prompt_batches(visible, infrared, batch, seed):

@@ -17,13 +17,14 @@ def small_model(*classes, config=SMALL, seed=0):
     """A model of random weights in which nothing is zero."""
     torch.manual_seed(seed)
     model = CCLNetModel(config, *classes)
-    model.initialise()
+    model.image.initialise()
+    model.language.initialise()
     with torch.no_grad():
         for x in [*model.parameters(), *model.buffers()]:
             if x.dtype == torch.float32 and x.ndim == 1:
                 x.add_(torch.rand(x.shape) * 0.2)
-        model.bn.bias.zero_()
-    model.stem_infrared.load_state_dict(model.stem_visible.state_dict())
+        model.image.bn.bias.zero_()
+    model.image.stem_infrared.load_state_dict(model.image.stem_visible.state_dict())
     return model
 
 
@@ -31,12 +32,12 @@ def clip_state(model, side=7, seed=5):
     """A CLIP file's tensors, of the visible stem, trunk and text encoder of a model."""
     torch.manual_seed(seed)
     own = model.state_dict()
-    prefixes = {k: v for k, v in CLIP_PREFIXES.items() if k != "stem_infrared."}
+    prefixes = {k: v for k, v in CLIP_PREFIXES.items() if k != "image.stem_infrared."}
     state = {
         theirs + k.removeprefix(ours): x.clone() for ours, theirs in prefixes.items() for k, x in own.items()
         if k.startswith(ours)
     }
-    state["visual.attnpool.positional_embedding"] = torch.randn(1 + side * side, model.dim)
+    state["visual.attnpool.positional_embedding"] = torch.randn(1 + side * side, model.config.dim)
     state["token_embedding.weight"] = torch.randn(VOCABULARY, model.config.text_width) * 0.1
     state["logit_scale"] = torch.tensor(4.6)
     return state

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from sdcl.cclnet.batches import ClusterBatches, prompt_batches, steps_of_epoch
-from sdcl.cclnet.labels import LABEL_FILES, cluster_modality, read_labels, write_labels
+from sdcl.cclnet.handover import LABEL_FILES, Handover, read_handover, read_labels, write_handover, write_labels
+from sdcl.cclnet.labels import cluster_modality
 from sdcl.cclnet.views import TrainingView
-from sdcl.data.transforms import evaluation_transform
+from sdcl.data.transforms import normalize_bytes
 from sdcl.errors import UserError
 
 LABELS = np.array([0] * 3 + [1] * 40 + [-1] * 9 + [2] * 5 + [3] * 2 + [4] * 20)
@@ -74,11 +74,11 @@ def test_prompt_batches_of_nothing():
 @pytest.fixture(scope="module")
 def picture():
     rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(20, 235, (60, 40, 3), dtype=np.uint8))
+    return rng.integers(20, 235, (48, 32, 3), dtype=np.uint8)
 
 
 def views(picture, modality, n=60):
-    view, out = TrainingView(modality, 48, 32, padding=4), []
+    view, out = TrainingView(modality, (48, 32), padding=4), []
     for seed in range(n):
         torch.manual_seed(seed)
         out.append(view(picture))
@@ -95,9 +95,9 @@ def test_grey_views_are_visible_alone(picture):
         assert low <= np.mean(grey) <= high
 
 
-def test_views_repeat_by_seed_and_come_from_the_lanczos_image(picture):
+def test_views_repeat_by_seed_and_come_from_the_image(picture):
     assert torch.equal(views(picture, "visible", 3), views(picture, "visible", 3))
-    still = evaluation_transform(48, 32, "lanczos")(picture)
+    still = normalize_bytes(torch.from_numpy(picture)[None])[0]
     untouched = [v for v in views(picture, "infrared") if (v[:, 8:40, 8:24] != 0).all()]
     places = [(p, q) for p in range(9) for q in range(9)]
     padded = F.pad(still, (4, 4, 4, 4))
@@ -121,14 +121,18 @@ def test_centres_average_normalised_features():
         torch.testing.assert_close(center, want / want.norm())
 
 
+def records(visible, infrared):
+    return {"visible": [None] * visible, "infrared": [None] * infrared}
+
+
 def test_label_files_round_trip(tmp_path):
     labels = {"visible": torch.tensor([0, -1, 1, 1]), "infrared": torch.tensor([0, 0])}
     write_labels(tmp_path, labels)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(LABEL_FILES.values())
+    read = read_labels(tmp_path, records(4, 2))
     for modality, y in labels.items():
-        stored = np.load(tmp_path / LABEL_FILES[modality])
-        assert stored.dtype == np.int64
-        assert torch.equal(read_labels(tmp_path / LABEL_FILES[modality], len(y), modality), y)
+        assert np.load(tmp_path / LABEL_FILES[modality]).dtype == np.int64
+        assert torch.equal(read[modality], y)
 
 
 @pytest.mark.parametrize(
@@ -143,17 +147,33 @@ def test_label_files_round_trip(tmp_path):
     ],
 )
 def test_wrong_label_files(tmp_path, labels, words):
-    np.save(tmp_path / "y.npy", np.array(labels))
+    np.save(tmp_path / LABEL_FILES["visible"], np.array(labels))
     with pytest.raises(UserError, match=words):
-        read_labels(tmp_path / "y.npy", 4, "visible")
+        read_labels(tmp_path, records(4, 2))
 
 
 def test_no_label_file(tmp_path):
-    with pytest.raises(UserError, match="run stage 0 first"):
-        read_labels(tmp_path / "y.npy", 4, "visible")
-    np.save(tmp_path / "y.npy", np.array([{}, {}]), allow_pickle=True)
+    path = tmp_path / LABEL_FILES["visible"]
+    with pytest.raises(UserError, match="no stored visible labels at .*run stage 0 first"):
+        read_labels(tmp_path, records(2, 2))
+    np.save(path, np.array([{}, {}]), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read"):
-        read_labels(tmp_path / "y.npy", 2, "visible")
-    (tmp_path / "y.npy").write_text("no labels")
+        read_labels(tmp_path, records(2, 2))
+    path.write_text("no labels")
     with pytest.raises(UserError, match="cannot be read"):
-        read_labels(tmp_path / "y.npy", 2, "visible")
+        read_labels(tmp_path, records(2, 2))
+
+
+def test_prompts_round_trip(tmp_path):
+    labels = {"visible": torch.tensor([0, 1, -1]), "infrared": torch.tensor([0, 0])}
+    vectors = {m: torch.randn(2, 4, 3) for m in labels}
+    handed = Handover(labels, vectors, {m: x[:, 0] for m, x in vectors.items()})
+    write_handover(tmp_path / "prompts.pth", handed)
+    read = read_handover(tmp_path / "prompts.pth", records(3, 2))
+    for name, part in vars(handed).items():
+        assert all(torch.equal(getattr(read, name)[m], x) for m, x in part.items())
+    with pytest.raises(UserError, match="has 2 labels, but there are 5 infrared"):
+        read_handover(tmp_path / "prompts.pth", records(3, 5))
+    torch.save({"state_dict": {}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="take the prompts.pth"):
+        read_handover(tmp_path / "other.pth")

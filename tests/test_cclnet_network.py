@@ -37,66 +37,66 @@ def test_attention_pool_is_the_first_row_of_torch_multi_head_attention():
 
 
 def test_last_layer_keeps_its_size():
-    model = small_model()
-    assert model.trunk(model.stem_visible(images(1))).shape == (1, 128, 3, 2)
+    network = small_model().image
+    assert network.trunk(network.stem_visible(images(1))).shape == (1, 128, 3, 2)
     assert ClipConfig().grid == (18, 9) and ClipConfig().dim == 2048
 
 
 def test_evaluation_gives_unit_features_of_each_modality():
-    model = small_model().eval()
+    network = small_model().image.eval()
     x = images(3)
-    visible, infrared = model(visible=x).features, model(infrared=x).features
+    visible, infrared = network(visible=x).features, network(infrared=x).features
     torch.testing.assert_close(visible.norm(dim=1), torch.ones(3))
     assert torch.equal(visible, infrared)  # both stems start from the same weights
     with torch.no_grad():
-        model.stem_infrared.conv1.weight.mul_(-1)
-    assert torch.equal(model(visible=x).features, visible)
-    assert not torch.allclose(model(infrared=x).features, visible)
-    both = model(visible=x, infrared=x)
+        network.stem_infrared.conv1.weight.mul_(-1)
+    assert torch.equal(network(visible=x).features, visible)
+    assert not torch.allclose(network(infrared=x).features, visible)
+    both = network(visible=x, infrared=x)
     assert both.projections is None
-    torch.testing.assert_close(both.features, torch.cat([visible, model(infrared=x).features]))
+    torch.testing.assert_close(both.features, torch.cat([visible, network(infrared=x).features]))
 
 
 def test_training_shares_batch_statistics_over_both_modalities():
-    model = small_model().train()
-    out = model(visible=images(5), infrared=images(3) * 2, project=True)
+    network = small_model().image.train()
+    out = network(visible=images(5), infrared=images(3) * 2, project=True)
     assert out.projections.shape == (8, 12)
     # BatchNorm1d with its bias of 0: the mean of all 8 rows is 0, that of a modality is not
     torch.testing.assert_close(out.features.mean(0), torch.zeros(128), rtol=0, atol=1e-5)
     assert out.features[:5].mean(0).abs().max() > 0.05
-    assert not model.bn.bias.requires_grad
+    assert not network.bn.bias.requires_grad
 
 
 def test_features_do_not_depend_on_whether_projections_are_wanted():
-    model, x = small_model().train(), images(4)
-    assert torch.equal(model(x, x).features, model(x, x, project=True).features)
+    network, x = small_model().image.train(), images(4)
+    assert torch.equal(network(x, x).features, network(x, x, project=True).features)
 
 
 def test_texts_are_those_of_the_padded_sentence():
     """The 64 places after the end token change nothing, as attention is causal."""
-    model = small_model(3, 2)
-    prompts = model.sentences("visible")
+    language = small_model(3, 2).language
+    prompts = language.sentences("visible")
     labels = torch.tensor([2, 0, 2])
     learned = prompts.context[labels]
     whole = torch.cat([prompts.prefix.expand(3, -1, -1), learned, prompts.suffix.expand(3, -1, -1)], 1)
     assert whole.shape[1] == CONTEXT_LENGTH
-    x = model.text.transformer(whole + model.text.positional_embedding)
-    want = model.text.ln_final(x[:, 12]) @ model.text.text_projection
-    got = model.texts(labels, "visible")
+    x = language.text.transformer(whole + language.text.positional_embedding)
+    want = language.text.ln_final(x[:, 12]) @ language.text.text_projection
+    got = language.texts(labels, "visible")
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert torch.equal(got[0], got[2])
     # a sentence does not see the learned vectors of another cluster
     got[1].sum().backward()
     assert prompts.context.grad[0].abs().max() > 0 and prompts.context.grad[1:].abs().max() == 0
-    assert all(p.grad is None for p in model.text.parameters())
+    assert all(p.grad is None for p in language.text.parameters())
 
 
 def test_fresh_prompts():
-    model = small_model()
-    model.restart_prompts(200, 3)
-    assert model.sentences("visible").context.shape == (200, 4, 16)
-    assert model.sentences("visible").context.std().item() == pytest.approx(0.02, rel=0.05)
-    assert len(model.sentences("infrared").context) == 3
+    language = small_model().language
+    language.restart(200, 3)
+    assert language.sentences("visible").context.shape == (200, 4, 16)
+    assert language.sentences("visible").context.std().item() == pytest.approx(0.02, rel=0.05)
+    assert len(language.sentences("infrared").context) == 3
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_fresh_prompts():
         ({"width": 3}, "width is 3"),
         ({"depths": (3, 4, 6)}, "four layers"),
         ({"text_heads": 7}, "text-heads"),
-        ({"projection": 0}, "projection"),
+        ({"projection": 0}, "projection is 0: --projection takes a number at least 1"),
     ],
 )
 def test_impossible_sizes(wrong, words):
@@ -116,6 +116,6 @@ def test_impossible_sizes(wrong, words):
 
 def test_wrong_images():
     with pytest.raises(ValueError, match="takes"):
-        small_model()(visible=torch.zeros(1, 3, 32, 48))
+        small_model().image(visible=torch.zeros(1, 3, 32, 48))
     with pytest.raises(ValueError, match="neither"):
-        small_model()()
+        small_model().image()

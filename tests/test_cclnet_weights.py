@@ -13,7 +13,15 @@ from safetensors.torch import save_file
 from sdcl.cclnet.model import CCLNetModel
 from sdcl.cclnet.text import PREFIXES, SUFFIX
 from sdcl.cclnet.torchscript import read_torchscript
-from sdcl.cclnet.weights import load_clip, load_published, published_names, published_state, read_clip, save_published
+from sdcl.cclnet.weights import (
+    load_clip,
+    load_published,
+    load_published_image,
+    published_names,
+    published_state,
+    read_clip,
+    save_published,
+)
 from sdcl.errors import UserError
 
 
@@ -48,19 +56,19 @@ def test_three_kinds_of_file_hold_the_same(state, tmp_path):
 def test_what_goes_where(state, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "clip.pth")
     model = small_model(3, 2, seed=9)
-    kept = {k: x.clone() for k, x in model.state_dict().items() if k.startswith("bn.") or k.endswith("context")}
+    kept = {k: x.clone() for k, x in model.state_dict().items() if k.startswith("image.bn.") or k.endswith("context")}
     load_clip(model, tmp_path / "clip.pth")
     own = model.state_dict()
     for stem in ("stem_visible", "stem_infrared"):
-        assert torch.equal(own[f"{stem}.conv2.weight"], state["visual.conv2.weight"])
-    assert torch.equal(own["trunk.layer2.1.bn3.running_var"], state["visual.layer2.1.bn3.running_var"])
+        assert torch.equal(own[f"image.{stem}.conv2.weight"], state["visual.conv2.weight"])
+    assert torch.equal(own["image.trunk.layer2.1.bn3.running_var"], state["visual.layer2.1.bn3.running_var"])
     block = "transformer.resblocks.1.mlp.c_fc.weight"
-    assert torch.equal(own[f"text.{block}"], state[block])
+    assert torch.equal(own[f"language.text.{block}"], state[block])
     for modality, tokens in PREFIXES.items():
         words = state["token_embedding.weight"]
-        assert torch.equal(own[f"prompts.{modality}.prefix"][0], words[list(tokens)])
-        assert torch.equal(own[f"prompts.{modality}.suffix"][0, :3], words[list(SUFFIX)])
-        assert torch.equal(own[f"prompts.{modality}.suffix"][0, 3:], words[0].expand(64, -1))
+        assert torch.equal(own[f"language.prompts.{modality}.prefix"][0], words[list(tokens)])
+        assert torch.equal(own[f"language.prompts.{modality}.suffix"][0, :3], words[list(SUFFIX)])
+        assert torch.equal(own[f"language.prompts.{modality}.suffix"][0, 3:], words[0].expand(64, -1))
     assert all(torch.equal(own[k], x) for k, x in kept.items())
 
 
@@ -69,7 +77,7 @@ def test_position_embedding_is_resampled(state, tmp_path):
     torch.save(state, tmp_path / "clip.pth")
     model = CCLNetModel(SMALL)
     load_clip(model, tmp_path / "clip.pth")
-    got = model.attnpool.positional_embedding
+    got = model.image.attnpool.positional_embedding
     assert torch.equal(got[0], positions[0])
     grid = positions[1:].view(7, 7, -1)
     # 3 places down: the centre of the middle one is row 3 of 7; 2 across: centre of the first at 7/4 - 1/2 = 1.25
@@ -83,12 +91,12 @@ def test_image_network_alone(state, tmp_path):
     """A file without a text encoder serves where the text encoder is to be a random one."""
     torch.save({k: x for k, x in state.items() if k.startswith("visual.")}, tmp_path / "image.pth")
     model = small_model(2, 2)
-    before = model.text.text_projection.clone()
+    before = model.language.text.text_projection.clone()
     with pytest.raises(UserError, match="vocabulary"):
         load_clip(model, tmp_path / "image.pth")
     load_clip(model, tmp_path / "image.pth", text=False)
-    assert torch.equal(model.stem_infrared.conv1.weight, state["visual.conv1.weight"])
-    assert torch.equal(model.text.text_projection, before)
+    assert torch.equal(model.image.stem_infrared.conv1.weight, state["visual.conv1.weight"])
+    assert torch.equal(model.language.text.text_projection, before)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +167,9 @@ def test_published_checkpoint_round_trip(tmp_path):
     other = small_model(2, 1, seed=8)
     load_published(other, tmp_path / "published.pth")
     assert same(model.state_dict(), other.state_dict())
+    image = small_model(seed=8).image
+    load_published_image(image, tmp_path / "published.pth")
+    assert same(model.image.state_dict(), image.state_dict())
     save_published(other, tmp_path / "again.pth", 3, np.linspace(0, 1, 20), 0.25, 0.125)
     again = torch.load(tmp_path / "again.pth", weights_only=False)
     assert same(again["state_dict"], published_state(model)) and again["epoch"] == 3
@@ -183,5 +194,6 @@ def test_published_checkpoint_refuses(tmp_path):
         load_published(model, tmp_path / "other.pth")
     larger = small_model(5, 4, config=dataclasses.replace(SMALL, image_height=64))
     write_published(model, tmp_path / "small.pth")
-    with pytest.raises(UserError, match="another shape: base_resnet.base.attnpool.positional_embedding"):
-        load_published(larger, tmp_path / "small.pth")
+    for load, part in ((load_published, larger), (load_published_image, larger.image)):
+        with pytest.raises(UserError, match="another shape: base_resnet.base.attnpool.positional_embedding"):
+            load(part, tmp_path / "small.pth")

@@ -39,6 +39,7 @@ class ClusterBatches(Sampler[list[int]]):
             )
         self.rows = [np.flatnonzero(labels == label) for label in found]
         self.clusters, self.instances, self.steps, self.seed = clusters, instances, steps, seed
+        self.batch_size = clusters * instances
 
     def __len__(self) -> int:
         return self.steps

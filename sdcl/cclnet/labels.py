@@ -1,28 +1,24 @@
-"""Pseudo-labels of a modality, and the files in which stage 0 hands them on (CCLNet page, sections 2 and 4)."""
+"""Pseudo-labels of an epoch of stage 0 or 2 (CCLNet page, section 4): made, checked, and judged for the log."""
 
 from __future__ import annotations
 
-import io
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdcl.cclnet.memory import MatchedMemories, match_clusters
+from sdcl.cclnet.settings import Config, EpochSettings
 from sdcl.clustering import cluster
+from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.errors import UserError
-from sdcl.files import write_atomically
+from sdcl.frame.diagnostics import association_accuracy, count_clusters, diagnose_clusters
+from sdcl.frame.guards import distance_histogram
 from sdcl.memory import cluster_centers
 
-__all__ = ["LABEL_FILES", "cluster_modality", "read_labels", "write_labels"]
-
-LABEL_FILES = {
-    "visible": "train_rgb_resized_pseudo_label.npy",
-    "infrared": "train_ir_resized_pseudo_label.npy",
-}
-"""The published names, so that the authors' files can be put in place of a run's own."""
+__all__ = ["PseudoLabels", "build_memories", "cluster_modality", "make_labels"]
 
 
 def cluster_modality(features: Tensor, eps: float, min_samples: int, k1: int, k2: int) -> tuple[Tensor, Tensor]:
@@ -34,48 +30,70 @@ def cluster_modality(features: Tensor, eps: float, min_samples: int, k1: int, k2
     Returns:
         labels [N] int64, 0 … K-1, -1 = outlier, and centres [K, d]: means of the *normalised* features (SDCL's are of
         un-normalised ones), to unit length.
-
-    Raises:
-        ValueError: there is no cluster.
     """
     labels = torch.from_numpy(cluster(features, eps, min_samples, k1, k2)).to(features.device)
+    if not bool((labels >= 0).any()):
+        return labels, features[:0]
     return labels, F.normalize(cluster_centers(features, labels), dim=1)
 
 
-def write_labels(folder: Path, labels: dict[str, Tensor]) -> None:
-    """Writes both modalities' labels [N] as int64 NumPy files with the published names."""
-    for modality, y in labels.items():
-        data = io.BytesIO()  # np.save would add .npy to the name of a temporary file
-        np.save(data, y.cpu().numpy().astype(np.int64))
-        write_atomically(folder / LABEL_FILES[modality], partial(_write_bytes, data.getvalue()))
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Clusters of both modalities, by "visible" and "infrared".
+
+    Attributes:
+        labels: [N] int64 of all training rows, -1 = outlier.
+        centers: [K, d], unit length.
+    """
+
+    labels: dict[str, Tensor]
+    centers: dict[str, Tensor]
+
+    def describe(self, records: Mapping[str, Sequence[ImageRecord]], truth: bool) -> dict[str, float | list[int]]:
+        """For the log: clusters and outliers, and the clusters of both modalities that are nearest to each other; with
+        `truth` how well both agree with the records' identities, which train nothing."""
+        out: dict[str, float | list[int]] = {}
+        for m, y in self.labels.items():
+            out |= count_clusters(m, y)
+        first, second = match_clusters(self.centers["visible"], self.centers["infrared"])
+        out["matched_clusters"] = len(first)
+        if truth:
+            ids = {m: [r.identity for r in rows] for m, rows in records.items()}
+            for m, y in self.labels.items():
+                out |= diagnose_clusters(m, y, ids[m])
+            partner = torch.full((len(self.centers["visible"]) + 1,), -1, dtype=torch.long, device=first.device)
+            partner[first] = second  # the last entry stays -1: that of outliers
+            given = partner[self.labels["visible"]]
+            right = association_accuracy(given, ids["visible"], self.labels["infrared"], ids["infrared"])
+            out |= {} if right is None else {"matching_accuracy": right}
+        return out
 
 
-def _write_bytes(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
+def make_labels(features: Mapping[str, Tensor], now: EpochSettings, config: Config) -> PseudoLabels:
+    """Clusters both modalities.
 
-
-def read_labels(path: Path, rows: int, modality: str) -> Tensor:
-    """Stored labels [rows] int64 of a modality's training images, in the order of the sorted paths.
+    Args:
+        features: by modality [N, d] of all training rows, unit length, in the order of the sorted paths.
 
     Raises:
-        UserError: no such file, no NumPy file of integers, labels for another number of images, or labels that leave
-            a cluster empty.
+        UserError: a modality has fewer clusters than a batch takes; the message tells the distances to choose by.
     """
-    if not path.is_file():
-        raise UserError(f"no stored {modality} labels at {path}; run stage 0 first, or name the folder that has them")
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a NumPy file of labels ({error})") from error
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(f"{path} holds no list of whole numbers, which labels are")
-    if len(labels) != rows:
-        raise UserError(
-            f"{path} has {len(labels)} labels, but there are {rows} {modality} training images; labels belong to one "
-            "data set and its sorted order, so take those of this one or run stage 0"
-        )
-    labels = labels.astype(np.int64)
-    found = np.unique(labels[labels >= 0])
-    if len(found) == 0 or labels.min() < -1 or found[-1] != len(found) - 1:
-        raise UserError(f"{path} must number its clusters 0, 1, 2, … without gaps, and outliers -1")
-    return torch.from_numpy(labels)
+    labels, centers = {}, {}
+    for m in MODALITIES:
+        labels[m], centers[m] = cluster_modality(features[m], config.eps, config.min_samples, config.k1, config.k2)
+        if len(centers[m]) < config.identities:
+            raise UserError(
+                f"stage {now.stage}, epoch {now.number}: clustering found {len(centers[m])} clusters in "
+                f"{len(labels[m])} {m} images, {int((labels[m] < 0).sum())} outliers, but a batch takes "
+                f"{config.identities}. A larger --eps finds more where most images are outliers, a smaller one where "
+                "few large clusters swallow everything; with weights that are no good start no setting helps. The "
+                f"settings were --eps {config.eps} --k1 {config.k1} --min-samples {config.min_samples}. "
+                + distance_histogram(features[m], config.k1, config.k2, config.min_samples)
+            )
+    return PseudoLabels(labels, centers)
+
+
+def build_memories(found: PseudoLabels, now: EpochSettings, config: Config) -> MatchedMemories:
+    """The memories of an epoch (section 5)."""
+    visible, infrared = (found.centers[m] for m in MODALITIES)
+    return MatchedMemories(visible, infrared, config.cluster_momentum, config.temperature, now.mix_share)

@@ -33,12 +33,12 @@ def text_loss(projections: Tensor, texts: Tensor, labels: Tensor, smoothing: flo
     over images that have a label, 0 when none has.
 
     Args:
-        projections: [B, d]. texts: [K, d]. labels: [B] int64, 0 … K-1, -1 = none.
+        projections: [B, d]. texts: [K, d]. labels: [B] int64, 0 … K-1, -1 = none; on the CPU they spare a wait.
     """
-    kept = labels >= 0
-    if not bool(kept.any()):
+    if not bool((labels >= 0).any()):
         return projections.sum() * 0.0
-    return F.cross_entropy(projections[kept] @ texts.t(), labels[kept], label_smoothing=smoothing)
+    logits, labels = projections @ texts.t(), labels.to(projections.device, non_blocking=True)
+    return F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing)
 
 
 def step_losses(
@@ -56,7 +56,7 @@ def step_losses(
         memories: of this epoch; they move in the backward pass.
         features: [B, d] each, un-normalised. labels: [B], clusters of this epoch.
         projections, texts, text_labels: stage 2: [B, P] of the same images, [K, P] of all stored clusters, [B] the
-            images' stored labels, -1 = none.
+            images' stored labels, -1 = none. Labels may be on the CPU, whatever the others' device.
     """
     visible, infrared = memories(features["visible"], features["infrared"], labels["visible"], labels["infrared"])
     terms = {"contrast_visible": visible, "contrast_infrared": infrared}

@@ -5,34 +5,30 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import Adam
 
-from sdcl.cclnet.model import CCLNetModel
-from sdcl.cclnet.settings import ContrastConfig, PromptConfig
+from sdcl.cclnet.model import ImageNetwork, Language
+from sdcl.cclnet.settings import Config
 
-__all__ = ["contrast_optimizer", "image_parameters", "prompt_optimizer", "set_learning_rate"]
-
-
-def image_parameters(model: CCLNetModel) -> dict[str, nn.Parameter]:
-    """The image network's trained parameters by name; its BatchNorm1d's bias stays 0 and is none of them."""
-    frozen = ("text.", "prompts.")
-    return {k: p for k, p in model.named_parameters() if not k.startswith(frozen) and k != "bn.bias"}
+__all__ = ["contrast_optimizer", "prompt_optimizer", "set_learning_rate"]
 
 
-def contrast_optimizer(model: CCLNetModel, config: ContrastConfig) -> Adam:
-    """Adam for stages 0 and 2, new in each; weight decay is added to the gradient, biases learn faster."""
-    trained = image_parameters(model)
-    groups = [
-        {"params": [p for k, p in trained.items() if k.endswith("bias") == biases], "lr_factor": factor}
-        for biases, factor in ((False, 1.0), (True, config.bias_factor))
-    ]
-    optimizer = Adam(groups, config.learning_rate, weight_decay=config.weight_decay)
-    set_learning_rate(optimizer, config.learning_rate)
-    return optimizer
+def contrast_optimizer(network: ImageNetwork, config: Config) -> Adam:
+    """Adam for stages 0 and 2, new in each: all of the network but the bias of its BatchNorm1d, which stays 0. Weight
+    decay is added to the gradient; biases learn faster."""
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    biases, weights = ([p for name, p in trained if name.endswith("bias") == is_bias] for is_bias in (True, False))
+    return _adam([(weights, 1.0), (biases, config.bias_factor)], config.learning_rate, config.weight_decay)
 
 
-def prompt_optimizer(model: CCLNetModel, config: PromptConfig) -> Adam:
+def prompt_optimizer(language: Language, config: Config) -> Adam:
     """Adam for stage 1: dense, so that sentences of clusters that a batch lacks move as well."""
-    learned = [model.sentences(m).context for m in ("visible", "infrared")]
-    return Adam([{"params": learned, "lr_factor": 1.0}], config.learning_rate, weight_decay=config.weight_decay)
+    learned = [language.sentences(m).context for m in ("visible", "infrared")]
+    return _adam([(learned, 1.0)], config.prompt_learning_rate, config.prompt_weight_decay)
+
+
+def _adam(groups: list[tuple[list[nn.Parameter], float]], rate: float, weight_decay: float) -> Adam:
+    optimizer = Adam([{"params": p, "lr_factor": factor} for p, factor in groups], rate, weight_decay=weight_decay)
+    set_learning_rate(optimizer, rate)
+    return optimizer
 
 
 def set_learning_rate(optimizer: Adam, rate: float) -> None:

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from sdcl.data.transforms import MEAN, STD, resize
+from sdcl.data.transforms import MEAN, STD
 
 __all__ = ["TrainingView"]
 
 
 class TrainingView:
-    """PIL RGB of any size to float32 [3, height, width]: normalised with ImageNet's statistics, randomly changed.
+    """uint8 [height, width, 3] to float32 [3, height, width]: normalised with ImageNet's statistics, randomly changed.
 
-    Resized with Lanczos, greyed in half of the cases if visible, flipped in half, shifted within a black border, and
-    in half of the cases erased in a rectangle, to 0 after normalisation. Draws come from torch's global generator.
+    Greyed in half of the cases if visible, flipped in half, shifted within a black border, and in half of the cases
+    erased in a rectangle, to 0 after normalisation. Draws come from torch's global generator.
 
     Args:
-        modality: "visible" or "infrared". padding: pixels of black around the image before the random crop.
+        modality: "visible" or "infrared". size: height and width, to which the image has been resized (Lanczos).
+        padding: pixels of black around the image before the random crop.
     """
 
-    def __init__(self, modality: str, height: int, width: int, padding: int = 10) -> None:
+    def __init__(self, modality: str, size: tuple[int, int], padding: int = 10) -> None:
         grey = [transforms.RandomGrayscale(0.5)] if modality == "visible" else []
         self.steps = transforms.Compose(
             [
-                resize(height, width, "lanczos"),
                 *grey,
                 transforms.RandomHorizontalFlip(0.5),
                 transforms.Pad(padding),
-                transforms.RandomCrop((height, width)),
+                transforms.RandomCrop(size),
                 transforms.ToTensor(),
                 transforms.Normalize(MEAN, STD),
                 transforms.RandomErasing(0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0),
             ]
         )
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.steps(image)
+    def __call__(self, pixels: np.ndarray) -> Tensor:
+        return self.steps(Image.fromarray(pixels))

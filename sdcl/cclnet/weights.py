@@ -5,43 +5,49 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcl.cclnet.model import CCLNetModel
+from sdcl.cclnet.model import CCLNetModel, ImageNetwork
 from sdcl.cclnet.text import CONTEXT_LENGTH, LEARNED, PREFIXES, SUFFIX
 from sdcl.cclnet.torchscript import is_torchscript, read_torchscript
 from sdcl.errors import UserError
 from sdcl.files import write_atomically
 from sdcl.tensor_files import fill, read_weights, tensors_in
 
-__all__ = ["load_clip", "load_published", "published_names", "published_state", "read_clip", "save_published"]
+__all__ = [
+    "load_clip",
+    "load_published",
+    "load_published_image",
+    "published_names",
+    "published_state",
+    "read_clip",
+    "save_published",
+]
 
-CLIP_PREFIXES = {"stem_visible.": "visual.", "stem_infrared.": "visual.", "trunk.": "visual.",
-                 "attnpool.": "visual.attnpool.", "text.": ""}  # fmt: skip
+CLIP_PREFIXES = {
+    "image.stem_visible.": "visual.",
+    "image.stem_infrared.": "visual.",
+    "image.trunk.": "visual.",
+    "image.attnpool.": "visual.attnpool.",
+    "language.text.": "",
+}
 PUBLISHED_PREFIXES = {
-    "stem_visible.": "visible_module.visible.",
-    "stem_infrared.": "thermal_module.thermal.",
-    "trunk.": "base_resnet.base.",
-    "attnpool.": "base_resnet.base.attnpool.",
-    "bn.": "bottleneck.",
-    "text.": "text_encoder.",
+    "image.stem_visible.": "visible_module.visible.",
+    "image.stem_infrared.": "thermal_module.thermal.",
+    "image.trunk.": "base_resnet.base.",
+    "image.attnpool.": "base_resnet.base.attnpool.",
+    "image.bn.": "bottleneck.",
+    "language.text.": "text_encoder.",
 }
 PUBLISHED_PROMPTS = {
-    f"prompts.{modality}.{ours}": f"prompt_learner.{theirs}_{short}"
+    f"language.prompts.{modality}.{ours}": f"prompt_learner.{theirs}_{short}"
     for modality, short in (("visible", "rgb"), ("infrared", "ir"))
     for ours, theirs in (("context", "cls_ctx"), ("prefix", "token_prefix"), ("suffix", "token_suffix"))
 }
-POSITIONS = "attnpool.positional_embedding"
-NUMPY_ARRAYS: list[Any] = [
-    # Published checkpoints hold their test's results as NumPy arrays.
-    np.ndarray,
-    *((np.empty(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]
 
 
 # -- CLIP ---------------------------------------------------------------------------------------------------------
@@ -96,20 +102,17 @@ def load_clip(model: CCLNetModel, path: str | Path, *, text: bool = True) -> Non
             f"{path} holds a CLIP ResNet with {', '.join(map(str, depths))} blocks, but this needs one with "
             f"{', '.join(map(str, model.config.depths))} (CLIP's RN50 has 3, 4, 6, 3)"
         )
-    names = {
-        ours: _renamed(ours, CLIP_PREFIXES)
-        for ours in model.state_dict()
-        if not ours.startswith(("bn.", "prompts.") if text else ("bn.", "prompts.", "text."))
-    }
+    left = ("image.bn.", "language.prompts." if text else "language.")
+    names = {ours: _renamed(ours, CLIP_PREFIXES) for ours in model.state_dict() if not ours.startswith(left)}
     source = dict(tensors)
     for theirs in names.values():
         if theirs.endswith("num_batches_tracked"):
             source.setdefault(theirs, torch.tensor(0))  # a counter that some files leave out and nothing reads
-    positions = "visual." + POSITIONS
+    positions = "visual.attnpool.positional_embedding"
     if positions in source:
         source[positions] = _resampled(source[positions], model.config.grid)
     if text:
-        names |= {f"prompts.{m}.{part}": f"{part} of {m}" for m in PREFIXES for part in ("prefix", "suffix")}
+        names |= {f"language.prompts.{m}.{part}": f"{part} of {m}" for m in PREFIXES for part in ("prefix", "suffix")}
         source |= _sentences(tensors, path)
     fill(model, source, names, path, [])
 
@@ -175,11 +178,12 @@ def published_state(model: CCLNetModel) -> dict[str, Tensor]:
     own = {name: x.detach().cpu() for name, x in model.state_dict().items()}
     state: dict[str, Tensor] = {}
     for image_prefix, stem in (
-        (PUBLISHED_PREFIXES["stem_infrared."], "stem_infrared."),
-        (PUBLISHED_PREFIXES["stem_visible."], "stem_visible."),
-        (PUBLISHED_PREFIXES["trunk."], "stem_visible."),
+        (PUBLISHED_PREFIXES["image.stem_infrared."], "image.stem_infrared."),
+        (PUBLISHED_PREFIXES["image.stem_visible."], "image.stem_visible."),
+        (PUBLISHED_PREFIXES["image.trunk."], "image.stem_visible."),
     ):
-        prefixes = {stem: image_prefix, "trunk.": image_prefix, "attnpool.": image_prefix + "attnpool."}
+        prefixes = {stem: image_prefix, "image.trunk.": image_prefix}
+        prefixes["image.attnpool."] = image_prefix + "attnpool."
         state |= {_renamed(k, prefixes): x for k, x in own.items() if k.startswith(tuple(prefixes))}
     return state | {theirs: own[ours] for ours, theirs in published_names(model).items()}
 
@@ -190,15 +194,26 @@ def load_published(model: CCLNetModel, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be read, or does not fit; all but the number of sentences then stays as it was.
     """
-    with torch.serialization.safe_globals(NUMPY_ARRAYS):
-        data = read_weights(path)
-    state = tensors_in(data.get("state_dict"), "module.")
-    contexts = [state.get(PUBLISHED_PROMPTS[f"prompts.{m}.context"]) for m in PREFIXES]
-    if any(context is None or context.ndim != 3 for context in contexts):
-        raise UserError(f"{path} is no checkpoint of the published CCLNet: it lacks state_dict, or prompts in it")
-    model.restart_prompts(*(len(context) for context in contexts if context is not None))
+    state = _published_tensors(path)
+    contexts = [state[PUBLISHED_PROMPTS[f"language.prompts.{m}.context"]] for m in PREFIXES]
+    model.language.restart(*(len(context) for context in contexts))
     unexpected = sorted(state.keys() - published_state(model).keys())
     fill(model, state, published_names(model), path, unexpected)
+
+
+def load_published_image(network: ImageNetwork, path: str | Path) -> None:
+    """Fills the image network, which is all that a test needs, from a published checkpoint. Raises UserError as
+    `load_published` does."""
+    state = _published_tensors(path)
+    names = {k: _renamed(f"image.{k}", PUBLISHED_PREFIXES) for k in network.state_dict()}
+    fill(network, state, names, path, [])
+
+
+def _published_tensors(path: str | Path) -> dict[str, Tensor]:
+    state = tensors_in(read_weights(path).get("state_dict"), "module.")
+    if not all(name in state and state[name].ndim == 3 for name in PUBLISHED_PROMPTS.values()):
+        raise UserError(f"{path} is no checkpoint of the published CCLNet: it lacks state_dict, or prompts in it")
+    return state
 
 
 def save_published(

@@ -1,0 +1,112 @@
+"""Makes the initial weights of CCLNet's demo: a small image network of CLIP's shape, and no text encoder.
+
+    python scripts/pretrain_demo_clip.py --output sdcl/assets/demo_clip.pth
+
+An honest start of the same kind as SDCL's demo has (`scripts/pretrain_demo.py`, whose people, views and loss these
+are): tracks of other drawn people than the demo's, in visible light alone, no infrared image, nobody known from one
+camera to the next. Features and projections each discriminate tracks. Text plays no part, so unlike CLIP's the
+projections know no language; the demo's text encoder has random weights, which give clusters different sentences and
+no meaning. The file holds CLIP's names (`visual.…`) in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+from pretrain_demo import Views, discrimination_loss, draw_people, view_transform  # noqa: E402
+
+from sdcl.cclnet.model import ImageNetwork  # noqa: E402
+from sdcl.cclnet.network import generalised_mean  # noqa: E402
+from sdcl.cclnet.presets import PRESETS  # noqa: E402
+from sdcl.data.synthetic.settings import SyntheticConfig  # noqa: E402
+from sdcl.errors import run_program  # noqa: E402
+from sdcl.frame.checkpoints import write_atomically  # noqa: E402
+from sdcl.seeds import seed_everything  # noqa: E402
+
+
+def pretrain(network: ImageNetwork, data: Views, epochs: int, batch: int, rate: float, temperature: float) -> None:
+    """Trains the visible stem, the trunk and the attention pooling; the BatchNorm1d of CCLNet plays no part."""
+    parts = (network.stem_visible, network.trunk, network.attnpool)
+    optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], rate, weight_decay=0.05)
+    loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loader), pct_start=0.1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()
+    for epoch in range(epochs):
+        start, totals = time.perf_counter(), torch.zeros(2)
+        for views, track in loader:  # [B, 2, 3, H, W], [B]
+            x = views.transpose(0, 1).flatten(0, 1).to(device)  # view 1 of all, then view 2
+            maps = network.trunk(network.stem_visible(x))
+            vectors = generalised_mean(maps), network.attnpool(maps)
+            losses = torch.stack([discrimination_loss(z, track.to(device), temperature) for z in vectors])
+            optimizer.zero_grad(set_to_none=True)
+            losses.sum().backward()
+            optimizer.step()
+            schedule.step()
+            totals += losses.detach().cpu()
+        features, projections = (totals / len(loader)).tolist()
+        seconds = time.perf_counter() - start
+        print(f"epoch {epoch + 1}/{epochs} features {features:.3f} projections {projections:.3f} {seconds:.0f} s",
+              flush=True)  # fmt: skip
+
+
+def clip_entries(network: ImageNetwork) -> dict[str, Tensor]:
+    """The visible stem, trunk and attention pooling by CLIP's names, floating-point numbers in half precision."""
+    prefixes = {"stem_visible.": "visual.", "trunk.": "visual.", "attnpool.": "visual.attnpool."}
+    return {
+        theirs + name.removeprefix(ours): x.cpu().half() if x.is_floating_point() else x.cpu()
+        for name, x in network.state_dict().items()
+        for ours, theirs in prefixes.items()
+        if name.startswith(ours)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--identities", type=int, default=300, help="people to draw (%(default)s)")
+    parser.add_argument("--images", type=int, default=4, help="images of each track, at least 2 (%(default)s)")
+    parser.add_argument(
+        "--data-seed", type=int, default=1_000_001, help="seed of the people, far from those of the demo (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=15, help="passes over their images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images a step (%(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's highest learning rate (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of the contrastive loss (%(default)s)")
+    a = parser.parse_args()
+    config = PRESETS["demo"]
+    seed_everything("demo clip", a.data_seed)
+    people = SyntheticConfig(
+        train_identities=a.identities,
+        test_identities=1,
+        seed=a.data_seed,
+        height=config.image_size[0],
+        width=config.image_size[1],
+        # harder than the demo's own pictures, so that the weights are no more at home there than need be
+        view_range=1.0,
+        occlusion=0.25,
+        camera_strength=1.0,
+        crop_jitter=1.0,
+    )
+    transform = view_transform(people.height, people.width, config.crop_padding)
+    data = Views(draw_people(people, a.images), a.images, transform)
+    print(f"{len(data)} visible images in tracks of {a.images}", flush=True)
+    network = ImageNetwork(config.model)
+    network.initialise()
+    pretrain(network, data, a.epochs, a.batch, a.rate, a.temperature)
+    a.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(a.output, lambda p: torch.save(clip_entries(network), p))
+    print(f"{a.output}: {a.output.stat().st_size / 2**20:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_program(main)
