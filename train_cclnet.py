@@ -37,6 +37,7 @@ from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.errors import UserError, run_program
 from sdcl.frame import guards
 from sdcl.frame.cli import how_to_go_on, parse_training
+from sdcl.frame.compiling import compile_modules
 from sdcl.frame.dry_run import announce
 from sdcl.frame.embedding import embed_records
 from sdcl.frame.meters import Meters
@@ -56,6 +57,8 @@ class Training:
         self.progress = Progress(config, trial)
         self.progress.start(data, test_set, device, notes(config))
         self.model: CCLNetModel = initial_model(config, trial).to(device)
+        if config.compile:
+            compile_modules(self.model.image.convolutional, device)
         self.initial = {name: x.cpu().clone() for name, x in self.model.image.state_dict().items()}
         folder = config.run_dir / f"trial-{trial}" if trial else config.run_dir
         self.run = Run(folder, METHOD, config, trial, data.fingerprint)

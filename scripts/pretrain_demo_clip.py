@@ -2,11 +2,11 @@
 
     python scripts/pretrain_demo_clip.py --output sdcl/assets/demo_clip.pth
 
-An honest start of the same kind as SDCL's demo has (`scripts/pretrain_demo.py`, whose people, views and loss these
-are): tracks of other drawn people than the demo's, in visible light alone, no infrared image, nobody known from one
-camera to the next. Features and projections each discriminate tracks. Text plays no part, so unlike CLIP's the
-projections know no language; the demo's text encoder has random weights, which give clusters different sentences and
-no meaning. The file holds CLIP's names (`visual.…`) in half precision.
+An honest start of the same kind as SDCL's demo has (`scripts/pretrain_demo.py`, whose people and loss these are):
+tracks of other drawn people than the demo's, in visible light alone, no infrared image, nobody known from one camera to
+the next; the views are those of CCLNet's training. Features and projections each discriminate tracks. Text plays no
+part, so unlike CLIP's the projections know no language; the demo's text encoder has random weights, which give clusters
+different sentences and no meaning. The file holds CLIP's names (`visual.…`) in half precision.
 """
 
 from __future__ import annotations
@@ -16,39 +16,43 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from pretrain_demo import Views, discrimination_loss, draw_people, view_transform  # noqa: E402
+from pretrain_demo import Views, discrimination_loss, draw_people  # noqa: E402
 
 from sdcl.cclnet.model import ImageNetwork  # noqa: E402
 from sdcl.cclnet.network import generalised_mean  # noqa: E402
 from sdcl.cclnet.presets import PRESETS  # noqa: E402
+from sdcl.cclnet.views import TrainingView  # noqa: E402
 from sdcl.data.synthetic.settings import SyntheticConfig  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.frame.checkpoints import write_atomically  # noqa: E402
+from sdcl.files import write_atomically  # noqa: E402
 from sdcl.seeds import seed_everything  # noqa: E402
 
 
 def pretrain(network: ImageNetwork, data: Views, epochs: int, batch: int, rate: float, temperature: float) -> None:
-    """Trains the visible stem, the trunk and the attention pooling; the BatchNorm1d of CCLNet plays no part."""
+    """Trains the visible stem, the trunk and the attention pooling; features and projections are compared normalised by
+    batch statistics, which `absorb` then takes into the weights. The BatchNorm1d of CCLNet plays no part."""
     parts = (network.stem_visible, network.trunk, network.attnpool)
+    norms = nn.ModuleList(nn.BatchNorm1d(n, affine=False) for n in (network.config.dim, network.config.projection))
     optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], rate, weight_decay=0.05)
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loader), pct_start=0.1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()
+    norms.to(device)
     for epoch in range(epochs):
         start, totals = time.perf_counter(), torch.zeros(2)
         for views, track in loader:  # [B, 2, 3, H, W], [B]
             x = views.transpose(0, 1).flatten(0, 1).to(device)  # view 1 of all, then view 2
             maps = network.trunk(network.stem_visible(x))
             vectors = generalised_mean(maps), network.attnpool(maps)
-            # About their mean, since all images of people have much in common.
-            apart = (z - z.mean(0) for z in vectors)
+            apart = (norm(z) for norm, z in zip(norms, vectors, strict=True))
             losses = torch.stack([discrimination_loss(z, track.to(device), temperature) for z in apart])
             optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()
@@ -59,6 +63,25 @@ def pretrain(network: ImageNetwork, data: Views, epochs: int, batch: int, rate: 
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1}/{epochs} features {features:.3f} projections {projections:.3f} {seconds:.0f} s",
               flush=True)  # fmt: skip
+    absorb(network, *norms)
+
+
+@torch.no_grad()
+def absorb(network: ImageNetwork, of_features: nn.Module, of_projections: nn.Module) -> None:
+    """Makes the network give what the normalisations made of its output: projections exactly, features up to their
+    mean, since they are not negative."""
+    scale = (of_features.running_var + of_features.eps).rsqrt()
+    block, pool = network.trunk.layer4[-1], network.attnpool
+    assert block.downsample is not None, "the last block's shortcut must have weights of its own"
+    for norm in (block.bn3, block.downsample[1]):
+        norm.weight.mul_(scale)
+        norm.bias.mul_(scale)
+    for layer in (pool.q_proj, pool.k_proj, pool.v_proj):
+        layer.weight.div_(scale)
+    pool.positional_embedding.mul_(scale)
+    scale = (of_projections.running_var + of_projections.eps).rsqrt()
+    pool.c_proj.weight.mul_(scale[:, None])
+    pool.c_proj.bias.sub_(of_projections.running_mean).mul_(scale)
 
 
 def clip_entries(network: ImageNetwork) -> dict[str, Tensor]:
@@ -99,8 +122,8 @@ def main() -> None:
         camera_strength=1.0,
         crop_jitter=1.0,
     )
-    transform = view_transform(people.height, people.width, config.crop_padding)
-    data = Views(draw_people(people, a.images), a.images, transform)
+    view = TrainingView("visible", config.image_size, config.crop_padding)
+    data = Views(draw_people(people, a.images), a.images, lambda image: view(np.asarray(image)))
     print(f"{len(data)} visible images in tracks of {a.images}", flush=True)
     network = ImageNetwork(config.model)
     network.initialise()

@@ -59,7 +59,6 @@ def test_the_last_epoch_of_a_stage_is_tested():
         ({"stage": (0, 2)}, "--stage 0 2: give one of 0, 1, 2, or several in a row"),
         ({"stage": ()}, "several in a row"),
         ({"identities": 1, "instances": 1}, "batch of one image"),
-        ({"compile": True}, "--compile is not built"),
     ],
 )
 def test_impossible_settings(wrong, words):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import save_checkpoint, write_atomically
+from sdcl.files import write_atomically
+from sdcl.frame.checkpoints import save_checkpoint
 from sdcl.tensor_files import read_weights
 
 __all__ = ["LABEL_FILES", "Handover", "read_handover", "read_labels", "write_handover", "write_labels"]

@@ -63,6 +63,11 @@ class ImageNetwork(nn.Module):
             features = F.normalize(features, dim=1)
         return ImageVectors(features, self.attnpool(x) if project else None)
 
+    @property
+    def convolutional(self) -> list[nn.Module]:
+        """Both stems and the trunk, nearly all of the work: the parts that --compile compiles."""
+        return [self.stem_visible, self.stem_infrared, self.trunk]
+
     def _checked(self, images: Tensor) -> Tensor:
         expected = (3, self.config.image_height, self.config.image_width)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:

@@ -178,8 +178,6 @@ class Config(RunSettings):
             raise UserError(f"--stage {' '.join(map(str, self.stage))}: give one of 0, 1, 2, or several in a row")
         if self.identities * self.instances < 2:
             raise UserError("a batch of one image has no batch statistics: raise --identities or --instances")
-        if self.compile:
-            raise UserError("--compile is not built for CCLNet; leave it out")
 
     @property
     def image_size(self) -> tuple[int, int]:
