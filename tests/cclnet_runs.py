@@ -1,5 +1,6 @@
 """Tiny CCLNet runs, in this process: what tests of whole runs share."""
 
+import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from cclnet_small import clip_state, small_model
 from tiny_training import Result
 
 import train_cclnet
-from sdcl.cclnet.settings import ClipConfig
+from sdcl.cclnet.presets import PRESETS
+from sdcl.cclnet.settings import ClipConfig, Config
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import run_program
@@ -28,6 +30,27 @@ SETTINGS = (
     "--warmup-epochs 1 --lr-steps 2 --test-every 1 --prompt-batch 32 --learning-rate 1e-4 --workers 0"
 ).split()
 """A network and a schedule that take a few seconds, with every part of the method in them."""
+
+
+def tiny_presets() -> dict[str, Config]:
+    """The presets with a network and a schedule that take a second, CLIP's file in pretrained/RN50.pt; everything else
+    as published."""
+    return {
+        name: dataclasses.replace(
+            preset,
+            model=TINY,
+            clip=PRESETS["sysu"].clip,
+            text="clip",
+            synthetic_identities=(4, 3),
+            workers=0,
+            eps=0.6,
+            instances=8,
+            **dict.fromkeys(("contrast_epochs", "prompt_epochs", "warmup_epochs"), 1),
+            **dict.fromkeys(("identities", "min_samples", "k2"), 2),
+            k1=4,
+        )
+        for name, preset in PRESETS.items()
+    }
 
 
 def write_clip(path: Path) -> Path:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import cclnet_runs
 import torch
 from test_docs import blocks
 from tiny_sets import draw_folder, save_image
@@ -133,6 +134,7 @@ def lay_out(folder: Path) -> None:
     weights = backbone(grid=MODEL.grid, dim=MODEL.dim, depth=MODEL.depth)
     for name in ("vit_base_ics_cfs_lup.pth", "demo_large_backbone.pth"):
         torch.save(weights, folder / "pretrained" / name)
+    cclnet_runs.write_clip(folder / "pretrained" / "RN50.pt")
     save_published_format(build_model(MODEL), folder / "FILE", 17, 0.5)
     save_image(folder / "DIR" / "someone.png", 1)
     python = folder / "bin" / "python"

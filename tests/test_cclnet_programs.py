@@ -37,7 +37,7 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def tested(place: Path, checkpoint: Path, *options: str) -> dict:
+def table_of(place: Path, checkpoint: Path, *options: str) -> dict:
     output = place / "test.json"
     model = [*SETTINGS[SETTINGS.index("--image-height") : SETTINGS.index("--contrast-epochs")]]
     test_sdcl.main(["demo", "--checkpoint", str(checkpoint), "--data-dir", str(place / "data"), "--output", str(output),
@@ -48,10 +48,10 @@ def tested(place: Path, checkpoint: Path, *options: str) -> dict:
 def test_the_test_program_reads_own_and_published_checkpoints(place):
     results = json.loads((place / "run" / "results.json").read_text())
     assert method_of(place / "run" / "best.pth") is METHOD
-    assert tested(place, place / "run" / "best.pth")["all_search"] == results["all_search"]
+    assert table_of(place, place / "run" / "best.pth")["all_search"] == results["all_search"]
     done = convert_cclnet.convert(place / "run", place / "published.pth")
     assert "tensors in the published format" in done
-    assert tested(place, place / "published.pth", "--method", "cclnet")["all_search"] == results["all_search"]
+    assert table_of(place, place / "published.pth", "--method", "cclnet")["all_search"] == results["all_search"]
 
 
 def test_a_converted_run_holds_its_sentences(place):

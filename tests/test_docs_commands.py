@@ -3,6 +3,7 @@
 import json
 import os
 
+import cclnet_runs
 import pytest
 from doc_commands import ROOT, Session, commands, in_this_process, lay_out, options_shown, run_pages, tiny_presets
 from test_docs import PAGES
@@ -39,6 +40,8 @@ def folder(tmp_path_factory):
         patch.setenv("COLUMNS", "200")
         for name, preset in tiny_presets().items():
             patch.setitem(PRESETS, name, preset)
+        for name, preset in cclnet_runs.tiny_presets().items():
+            patch.setitem(cclnet_runs.PRESETS, name, preset)
         yield folder
 
 
