@@ -98,14 +98,14 @@ def clip_entries(network: ImageNetwork) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
-    parser.add_argument("--identities", type=int, default=240, help="people to draw (%(default)s)")
+    parser.add_argument("--identities", type=int, default=160, help="people to draw (%(default)s)")
     parser.add_argument("--images", type=int, default=4, help="images of each track, at least 2 (%(default)s)")
     parser.add_argument(
         "--data-seed", type=int, default=1_000_001, help="seed of the people, far from those of the demo (%(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=3, help="passes over their images (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
-    parser.add_argument("--rate", type=float, default=3e-3, help="AdamW's highest learning rate (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over their images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=48, help="images a step (%(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's highest learning rate (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.1, help="of the contrastive loss (%(default)s)")
     a = parser.parse_args()
     config = PRESETS["demo"]

@@ -44,7 +44,7 @@ def tiny_presets() -> dict[str, Config]:
             synthetic_identities=(4, 3),
             workers=0,
             eps=0.6,
-            instances=8,
+            instances=16,
             **dict.fromkeys(("contrast_epochs", "prompt_epochs", "warmup_epochs"), 1),
             **dict.fromkeys(("identities", "min_samples", "k2"), 2),
             k1=4,
