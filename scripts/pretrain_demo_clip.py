@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from pretrain_demo import Views, discrimination_loss, draw_people  # noqa: E402
 
 from sdcl.cclnet.model import ImageNetwork  # noqa: E402
-from sdcl.cclnet.network import generalised_mean  # noqa: E402
+from sdcl.cclnet.network import Bottleneck, generalised_mean  # noqa: E402
 from sdcl.cclnet.presets import PRESETS  # noqa: E402
 from sdcl.cclnet.views import TrainingView  # noqa: E402
 from sdcl.data.synthetic.settings import SyntheticConfig  # noqa: E402
@@ -39,13 +39,14 @@ def pretrain(network: ImageNetwork, data: Views, epochs: int, batch: int, rate: 
     """Trains the visible stem, the trunk and the attention pooling; features and projections are compared normalised by
     batch statistics, which `absorb` then takes into the weights. The BatchNorm1d of CCLNet plays no part."""
     parts = (network.stem_visible, network.trunk, network.attnpool)
-    norms = nn.ModuleList(nn.BatchNorm1d(n, affine=False) for n in (network.config.dim, network.config.projection))
+    norms = [nn.BatchNorm1d(n, affine=False) for n in (network.config.dim, network.config.projection)]
     optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], rate, weight_decay=0.05)
     loader = DataLoader(data, batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * len(loader), pct_start=0.1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()
-    norms.to(device)
+    for norm in norms:
+        norm.to(device)
     for epoch in range(epochs):
         start, totals = time.perf_counter(), torch.zeros(2)
         for views, track in loader:  # [B, 2, 3, H, W], [B]
@@ -67,21 +68,28 @@ def pretrain(network: ImageNetwork, data: Views, epochs: int, batch: int, rate: 
 
 
 @torch.no_grad()
-def absorb(network: ImageNetwork, of_features: nn.Module, of_projections: nn.Module) -> None:
+def absorb(network: ImageNetwork, of_features: nn.BatchNorm1d, of_projections: nn.BatchNorm1d) -> None:
     """Makes the network give what the normalisations made of its output: projections exactly, features up to their
     mean, since they are not negative."""
-    scale = (of_features.running_var + of_features.eps).rsqrt()
+    scale = _scale(of_features)
     block, pool = network.trunk.layer4[-1], network.attnpool
-    assert block.downsample is not None, "the last block's shortcut must have weights of its own"
+    assert isinstance(block, Bottleneck) and block.downsample is not None, "its shortcut must have weights of its own"
     for norm in (block.bn3, block.downsample[1]):
+        assert isinstance(norm, nn.BatchNorm2d)
         norm.weight.mul_(scale)
         norm.bias.mul_(scale)
     for layer in (pool.q_proj, pool.k_proj, pool.v_proj):
         layer.weight.div_(scale)
     pool.positional_embedding.mul_(scale)
-    scale = (of_projections.running_var + of_projections.eps).rsqrt()
+    scale, mean = _scale(of_projections), of_projections.running_mean
+    assert mean is not None
     pool.c_proj.weight.mul_(scale[:, None])
-    pool.c_proj.bias.sub_(of_projections.running_mean).mul_(scale)
+    pool.c_proj.bias.sub_(mean).mul_(scale)
+
+
+def _scale(norm: nn.BatchNorm1d) -> Tensor:
+    assert norm.running_var is not None
+    return (norm.running_var + norm.eps).rsqrt()
 
 
 def clip_entries(network: ImageNetwork) -> dict[str, Tensor]:
