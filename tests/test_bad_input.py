@@ -335,10 +335,7 @@ def test_weights_of_another_architecture(run, drawn, tmp_path: Path) -> None:
     common = ["test", "demo", "--data-dir", drawn["sysu"], "--workers", 0]
     error = run(*common, "--checkpoint", tmp_path / "published.pth").error
     assert "weights of another architecture: width 32 and 2 blocks, expected width 128" in error
-    assert "backbone weights to start from" in run(*common, "--checkpoint", tmp_path / "backbone.pth").error
-    best = checkpoint(tmp_path / "best.pth")
-    error = train(run, drawn["sysu"], run_dir=tmp_path / "run", pretrained=best).error
-    assert "is a checkpoint of a whole trained model, not backbone weights" in error
+    assert "backbone weights to start training from" in run(*common, "--checkpoint", tmp_path / "backbone.pth").error
 
 
 class Evil:

@@ -172,6 +172,8 @@ class SDCLModel(nn.Module):
             stays = self.draw_depth(len(s))
         stays = stays.to(s.device, non_blocking=True) if self.training and stays is not None else None
         deep, shallow = self._in_parts(s, stays)
+        if not self.training:  # rows are independent of each other, and an exported program takes any number of them
+            return Embeddings(self.deep_head.bn(deep), self.shallow_head.bn(shallow))
         sizes = [[len(rows) for rows in parts] for _, parts in given]
         return Embeddings(
             self._normalised(self.deep_head.bn, deep, sizes), self._normalised(self.shallow_head.bn, shallow, sizes)
@@ -182,7 +184,9 @@ class SDCLModel(nn.Module):
         expected = (3, self.config.image_height, self.config.image_width)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(images.shape)}; the model takes [B, *{expected}]")
-        replicas = self.bn_replicas if self.training else 1
+        if not self.training:
+            return (images,)
+        replicas = self.bn_replicas
         parts = images.chunk(replicas)
         if len(parts) != replicas:
             raise ValueError(f"{len(images)} images cannot be split over {replicas} batch-normalisation replicas")
