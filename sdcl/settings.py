@@ -16,7 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 
 from sdcl.errors import UserError
 
-__all__ = ["Count", "NonNegative", "Positive", "Range", "RunSettings", "Share", "check_ranges", "from_plain", "option"]
+__all__ = [
+    "Count", "NonNegative", "Positive", "Range", "RunSettings", "Share", "check_ranges", "from_plain", "option",
+    "ranges_of",
+]  # fmt: skip
 
 S = TypeVar("S", bound="RunSettings")
 
@@ -69,18 +72,18 @@ def check_ranges(settings: Any) -> None:
     """Raises UserError for the first field of a dataclass instance whose value is outside of its `Range`.
 
     A field is given its range by its type, as in `eps: Annotated[float, Range(0, 1)]`; of a tuple every number is
-    looked at, None is left alone.
+    looked at, what is no number (None, "auto") is left alone.
     """
     kind: Any = type(settings)
-    for name, found in _ranges(kind).items():
+    for name, found in ranges_of(kind).items():
         value = getattr(settings, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and number not in found:
+            if isinstance(number, int | float) and number not in found:
                 raise UserError(f"{name.replace('_', '-')} is {number}: {option(name)} takes a number {found}")
 
 
 @cache
-def _ranges(kind: type) -> dict[str, Range]:
+def ranges_of(kind: type) -> dict[str, Range]:
     """Field → range, for the fields that have one (also inside `X | None` and `tuple[X, …]`)."""
 
     def ranges_in(hint: Any) -> list[Range]:
@@ -134,6 +137,8 @@ class RunSettings:
     says how large it gets); results do not depend on it. None: read the image files each time."""
 
     # Machine
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: auto is the GPU; without a usable one only runs on drawn people go to the CPU by themselves."""
     seed: Annotated[int, Range(0, 2**63)] = 1
     """Everything random in an epoch follows from this, the trial and the epoch."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -159,6 +164,7 @@ class RunSettings:
     NOT_IN_RESULT: ClassVar[tuple[str, ...]] = (
         "data_dir",
         "run_dir",
+        "device",
         "workers",
         "embedding_batch",
         "image_cache",

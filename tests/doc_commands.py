@@ -176,6 +176,8 @@ class Session:
         if tuple(words) not in self.done:
             name = words[1] if words[0] == "-m" else words[0]
             further = [] if "--help" in words else shlex.split(SMALLER.get(name, ""))
+            if re.fullmatch(r"(train_\w+|test_sdcl)\.py", name) and "--help" not in words and len(words) > 1:
+                further += ["--device", "cpu"]
             self.done[tuple(words)] = in_this_process([*words, *further])
         return self.done[tuple(words)]
 

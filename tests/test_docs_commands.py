@@ -18,12 +18,19 @@ NOT_RUN = {
     "python scripts/verify.py": "test_verification.py runs each of its cases",
     "pip install .": "test_export.py builds the wheel from which it installs",
     "tensorboard --logdir runs": "a server of another project; test_progress.py reads the curves",
+    "torchrun --nnodes 2 --node-rank 0 --master-addr FIRST --nproc-per-node 2 train_sdcl.py sysu": (
+        "test_distributed.py trains on two machines, and compares"
+    ),
     "torchrun --nproc-per-node 2": "a part of a command",
     "torchrun --nproc-per-node 2 train_sdcl.py sysu": "test_distributed.py trains on two processes, and compares",
 }
 """Commands that are shown and not run here, and why."""
 
-NOT_OURS = {"--nproc-per-node": "torchrun", "--shm-size": "docker run", "--logdir": "tensorboard"}
+NOT_OURS = {
+    **dict.fromkeys(("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr"), "torchrun"),
+    "--shm-size": "docker run",
+    "--logdir": "tensorboard",
+}
 """Options of other programs that the pages name."""
 
 ALL = [command for page in PAGES for command in commands(page)]
@@ -99,6 +106,7 @@ def helps(folder):
     """The help of every program, with those of its subcommands."""
     trained = sorted(path.name for path in ROOT.glob("train_*.py"))
     programs = [[name, "sysu"] for name in (*trained, "test_sdcl.py")]
+    programs += [["train_sdcl.py", "demo"]]  # the options of drawn people
     programs += [[name] for name in sorted(os.listdir(ROOT)) if name.startswith("prepare_")]
     programs += [[f"scripts/{path.name}"] for path in sorted((ROOT / "scripts").glob("*.py"))]
     programs += [["scripts/export.py", what] for what in ("embeddings", "labels", "model")]

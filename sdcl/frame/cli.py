@@ -3,6 +3,8 @@ type."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -13,9 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import tyro
 
+from sdcl.errors import UserError
+from sdcl.frame.help import help_text
 from sdcl.settings import Count, RunSettings, Share, check_ranges
 
-__all__ = ["TestOptions", "TrainOptions", "given", "how_to_go_on", "parse_test", "parse_training"]
+__all__ = ["TestOptions", "TrainOptions", "answer_early", "given", "how_to_go_on", "parse_test", "parse_training"]
 
 S = TypeVar("S", bound=RunSettings)
 
@@ -79,6 +83,20 @@ def parse_training(arguments: Sequence[str], description: str, presets: Mapping[
     return _parse(TrainOptions, TrainOptions(presets[preset]), f"{program} {preset}", description, rest)
 
 
+def answer_early(description: str | None, presets: Mapping[str, S]) -> None:
+    """Answers a call for help, and a command line with a slip, before the program loads torch, which takes seconds.
+
+    What the settings themselves refuse is left to the program's own parsing. Of several processes, which have one
+    command line, the first one speaks.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(UserError))
+        if os.environ.get("RANK", "0") != "0":
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        parse_training(sys.argv[1:], description or "", presets)
+
+
 def parse_test(arguments: Sequence[str], description: str, presets: Mapping[str, S]) -> TestOptions[S]:
     """Options of `test_sdcl.py <preset> --checkpoint F [options]`; presets: of the checkpoint's method."""
     preset, rest = _split(arguments, "test_sdcl.py", description, presets)
@@ -88,6 +106,9 @@ def parse_test(arguments: Sequence[str], description: str, presets: Mapping[str,
 
 def _parse(kind: Any, default: Any, program: str, description: str, rest: list[str]) -> Any:
     """kind: the options' generic class, which becomes that of the default's settings."""
+    if {"-h", "--help"} & set(rest):
+        print(help_text(program, description, default))
+        raise SystemExit(0)
     options = kind[type(default.config)]
     how = (tyro.conf.OmitArgPrefixes,)
     return tyro.cli(options, prog=program, description=description, default=default, args=rest, config=how)
@@ -127,6 +148,15 @@ def _split(
     return arguments[0], rest
 
 
+def _machines() -> list[str]:
+    """Options of torchrun for several machines: this one is the first, the others have their own --node-rank."""
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if machines == 1:
+        return []
+    place = ["--node-rank", os.environ["GROUP_RANK"], "--master-addr", os.environ["MASTER_ADDR"]]
+    return ["--nnodes", str(machines), *place]
+
+
 def how_to_go_on() -> str:
     """What a training that was interrupted says: that nothing is lost, and the command that goes on, to be copied."""
     if "--dry-run" in sys.orig_argv:
@@ -138,5 +168,5 @@ def how_to_go_on() -> str:
         del command[at : at + 1 + valued]
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process: it is torchrun that must start again
         program = next(i for i, a in enumerate(command) if a.endswith(".py"))
-        command = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *command[program:]]
+        command = ["torchrun", *_machines(), "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *command[program:]]
     return f"Every finished epoch is safe; go on with: {shlex.join([*command, '--resume', 'auto'])}"
