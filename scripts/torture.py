@@ -33,7 +33,8 @@ import sdcl.startup  # noqa: E402, F401  # it tells what is missing
 
 EPOCHS, STAGE2 = 4, 2
 SETTINGS = (
-    "--synthetic-seed None --pretrained None --image-height 32 --image-width 16 --dim 32 --depth 2 --heads 2 "
+    "--device cpu --synthetic-seed None --pretrained None "
+    "--image-height 32 --image-width 16 --dim 32 --depth 2 --heads 2 "
     f"--epochs {EPOCHS} --stage2-from {STAGE2} --steps-stage1 3 --steps-stage2 3 --identities 2 --instances 4 "
     "--min-samples 2 --k1 5 --k1-visible-stage2 5 --k2 2 --eps 0.6 --association-k 2 --smooth-k 1 "
     "--learning-rate 1e-5 --drop-path 0.3 --workers 0"

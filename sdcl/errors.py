@@ -9,7 +9,9 @@ import shlex
 import signal
 import sys
 import threading
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -68,9 +70,23 @@ def run_program(main: Callable[[], int | None], after_interruption: Callable[[],
 
 
 def _exit(line: str, status: int) -> NoReturn:
-    if line:
+    if line and _first_to_say(line):
         print(line, file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _first_to_say(line: str) -> bool:
+    """Whether no other process that torchrun started on this machine has said this: an error that meets all of them is
+    printed once. They have a folder in common, in which torchrun collects their errors."""
+    own_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if own_file:
+        try:
+            (Path(own_file).parents[1] / f"said-{zlib.crc32(line.encode()):08x}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except (OSError, IndexError):
+            return True
+    return True
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -399,8 +399,10 @@ def test_nothing_is_downloaded(run, drawn, tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("command", "message"), [
-    (["train_sdcl.py", "sysu", "--data-dir", "none"], "error: none: cam1, .*exp not found; put SYSU-MM01"),
-    (["test_sdcl.py", "regdb", "--checkpoint", "none.pth"], "error: none.pth does not exist: train first"),
+    (["train_sdcl.py", "sysu", "--device", "cpu", "--data-dir", "none"],
+     "error: none: cam1, .*exp not found; put SYSU-MM01"),
+    (["test_sdcl.py", "regdb", "--device", "cpu", "--checkpoint", "none.pth"],
+     "error: none.pth does not exist: train first"),
 ])  # fmt: skip
 def test_real_command_lines(tmp_path: Path, command: list[str], message: str) -> None:
     program, *arguments = command

@@ -10,16 +10,14 @@ import dataclasses
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_machine import two_machines
 from tiny_sets import TINY_RUN
 from torch import nn
 from torch.func import functional_call
@@ -40,7 +38,6 @@ from sdcl.training.step import Batches, make_optimizer, train_epoch
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 SMALL = ModelConfig(image_height=32, image_width=16, dim=16, depth=3, heads=2, drop_path=0.3)
 CONFIG = dataclasses.replace(
     PRESETS["sysu"],
@@ -341,18 +338,15 @@ def test_processes_that_do_not_go_with_the_replicas_are_refused(monkeypatch, pro
         ReplicaForward(build_small(), replicas)
 
 
-def test_a_whole_run_of_two_processes_equals_that_of_one(tmp_path):
+def test_a_whole_run_of_two_machines_equals_that_of_one_process(tmp_path):
     for processes in (1, 2):
         folders = ["--data-dir", str(tmp_path / "data"), "--run-dir", str(tmp_path / f"run{processes}")]
-        arguments = [*TINY_RUN, *folders]
+        arguments = [*TINY_RUN, "--drop-path", "0.3", *folders]
         if processes == 1:
             train_sdcl.main(arguments)
         else:
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-            command = [*torchrun, "train_sdcl.py", *arguments]
-            one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=one_thread)
-            assert done.returncode == 0, done.stdout + done.stderr
+            for status, said in two_machines(lambda node: arguments, tmp_path):  # noqa: B023 - at once
+                assert status == 0, said
     logs = [
         [json.loads(line) for line in (tmp_path / f"run{n}" / "log.jsonl").read_text().splitlines()] for n in (1, 2)
     ]

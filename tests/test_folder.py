@@ -21,6 +21,7 @@ from sdcl.report import write_report
 from sdcl.report.run_files import read_run
 from sdcl.training.method import METHOD
 
+COMMON = ["folder", "--device", "cpu", "--workers", "0"]
 TRAINING = {
     "0002_c1s1_000451_03_visible.jpg": ("visible", 2, 1),
     "0010_c12_RGB.png": ("visible", 10, 12),
@@ -168,7 +169,7 @@ def people(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_training_test_and_report(people: Path, tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
-    options = ["--heads", "4", "--workers", "0", "--crop-padding", "3", "--association-k", "10"]
+    options = ["--heads", "4", "--workers", "0", "--crop-padding", "3", "--association-k", "10", "--device", "cpu"]
     train_sdcl.main(["folder", *TINY_RUN[1:], *options, "--data-dir", str(people), "--run-dir", str(run)])
     said = capsys.readouterr().out
     assert "visible training identities" in said and "infrared to visible, queries" in said
@@ -183,14 +184,14 @@ def test_training_test_and_report(people: Path, tmp_path: Path, capsys) -> None:
     assert results[modes[0]]["rank1"] == pytest.approx(best[modes[0]]["rank1"])
     assert 0 < results["chance"][modes[0]]["rank1"] < 1
 
-    test_sdcl.main(["folder", "--checkpoint", str(run / "best.pth"), "--data-dir", str(people), "--workers", "0"])
+    test_sdcl.main([*COMMON, "--checkpoint", str(run / "best.pth"), "--data-dir", str(people)])
     tested = json.loads((run / "test-best.json").read_text())
     assert tested[modes[1]] == pytest.approx(results[modes[1]])
     assert "warning" not in capsys.readouterr().out  # of other training images
 
     for name in ("query", "bounding_box_test"):  # all that a test needs
         (tmp_path / name).symlink_to(people / name)
-    test_sdcl.main(["folder", "--checkpoint", str(run / "best.pth"), "--data-dir", str(tmp_path), "--workers", "0"])
+    test_sdcl.main([*COMMON, "--checkpoint", str(run / "best.pth"), "--data-dir", str(tmp_path)])
     assert "no prepared training images" in capsys.readouterr().out
     assert json.loads((run / "test-best.json").read_text()) == tested
 

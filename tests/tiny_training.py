@@ -41,16 +41,18 @@ class Result(NamedTuple):
 
 
 def in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """A function that runs `train_sdcl.py`, `test_sdcl.py` or, by its own name, another program with arguments, as a
-    command line would."""
+    """A function that runs `train_sdcl.py`, `test_sdcl.py` or, by its own name, another program with arguments on the
+    CPU, as a command line would."""
     programs: dict[str, Callable[[list[str]], None]] = {"train": train_sdcl.main, "test": test_sdcl.main}
 
     def run(program: str, *arguments: object) -> Result:
         gc.collect()  # a run that ended in an error holds its folder's lock until its last frame is gone
         capsys.readouterr()
+        words = [str(a) for a in arguments]
+        pinned = words + ["--device", "cpu"] * (len(words) > 1 and "--device" not in words)
         with pytest.raises(SystemExit) as stopped:
             main = programs.get(program) or importlib.import_module(program).main
-            run_program(lambda: main([str(a) for a in arguments]), how_to_go_on)
+            run_program(lambda: main(pinned), how_to_go_on)
         assert isinstance(stopped.value.code, int)
         return Result(stopped.value.code, *capsys.readouterr())
 

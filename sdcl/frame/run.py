@@ -83,8 +83,8 @@ class Run:
         self.provenance_file = folder / "provenance.json"
         self.next_epoch, self.best_epoch, self.best_rank1 = 0, -1, -1.0
         self._curves: Curves | None = None
-        if distributed.is_main():
-            self._occupy()
+        distributed.from_main(self._occupy)
+        distributed.check_shared(folder)
 
     def _occupy(self) -> None:
         """Makes and locks the folder, and clears away what killed writes left in it."""
