@@ -17,18 +17,20 @@ import sys
 from typing import Any
 
 import sdcl.startup  # noqa: F401  # first: it tells what is missing
+from sdcl.config import PRESETS, Config
+from sdcl.frame.cli import answer_early, how_to_go_on, parse_training
 
-# isort: split
+if __name__ == "__main__":
+    answer_early(__doc__, PRESETS)  # --help need not wait for what follows
+
 import torch
 from torch.optim import SGD
 
 from sdcl import distributed
-from sdcl.config import PRESETS, Config
 from sdcl.data.cache import build_caches
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.errors import run_program
 from sdcl.frame import guards
-from sdcl.frame.cli import how_to_go_on, parse_training
 from sdcl.frame.dry_run import announce
 from sdcl.frame.embedding import embed_records
 from sdcl.frame.progress import CLUSTERS_LEGEND, Progress, result_table
@@ -37,6 +39,7 @@ from sdcl.frame.retrieval import TestSet, embed_test_set, evaluate, load_test_se
 from sdcl.frame.run import Clock, Run
 from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts
 from sdcl.seeds import seed_everything
+from sdcl.training.accumulation import choose_parts, free_bytes
 from sdcl.training.branch import begin_stage2, build_stage1
 from sdcl.training.checks import check_labels, diagnose_epoch
 from sdcl.training.labels import PseudoLabels, make_labels
@@ -53,7 +56,7 @@ def train(config: Config, trial: int, data: TrainingSet, test_set: TestSet, devi
     progress = Progress(config, trial)
     progress.start(data, test_set, device, notes(config))
 
-    forward, optimizer = network(config, trial, device)
+    forward, optimizer = network(config, trial, device, data, progress)
     model = forward.model
     run = Run(config.run_dir / f"trial-{trial}" if trial else config.run_dir, METHOD, config, trial, data.fingerprint)
     saved = run.restore(model=model, optimizer=optimizer).get("labels")
@@ -104,13 +107,21 @@ def initial_model(config: Config, trial: int) -> Any:
     return build_stage1(config, trial) if config.stage1 else build_model(config.model)
 
 
-def network(config: Config, trial: int, device: torch.device) -> tuple[ReplicaForward, SGD]:
+def network(
+    config: Config, trial: int, device: torch.device, data: TrainingSet, progress: Progress
+) -> tuple[ReplicaForward, SGD]:
     """The initial model over its batch-normalisation replicas, and its optimiser."""
     model = initial_model(config, trial).to(device)
-    model.gradient_checkpointing, model.accumulate = config.gradient_checkpointing, config.accumulate
+    model.gradient_checkpointing = config.gradient_checkpointing
     if config.channels_last:
         channels_last_stems(model)
     forward = ReplicaForward(model, config.bn_replicas, config.precision, "none" if config.compile else config.parallel)
+    if config.accumulate != "auto":
+        model.accumulate = config.accumulate
+    elif device.type == "cuda":
+        images = sum(map(len, data.records.values()))
+        model.accumulate, line = choose_parts(config, images, free_bytes(device), forward.share)
+        progress.say(line)
     if config.compile:
         compile_parts(model)
     return forward, make_optimizer(model, config)
@@ -141,7 +152,7 @@ def main(arguments: list[str]) -> None:
                 trial, data, test_set = sets[0]
                 progress = Progress(config, trial)
                 progress.start(data, test_set, device, notes(config))
-                rehearsal = Rehearsal(config, trial, data, test_set, *network(config, trial, device))
+                rehearsal = Rehearsal(config, trial, data, test_set, *network(config, trial, device, data, progress))
                 announce(rehearsal.estimate(), config, len(sets), device, progress)
                 return
             results = [train(config, trial, data, test_set, device) for trial, data, test_set in sets]

@@ -6,18 +6,19 @@
 
 "training step" is the programs' own: losses, memories and optimiser on random images, with pseudo-labels drawn at
 random. "forward" is its network alone, "embedding" what clustering and tests do with an image and its mirror image.
-Ways take turns in every round, after one that is not measured (it compiles); medians are printed, and ratios to the
-first way. On one CPU thread the time is the processor's for this process alone, else the clock's. Operations are those
-that the plain form needs, however often a way computes them. Memory is the peak above weights and optimiser: on a GPU
-what was allocated, on the CPU the tensors alive at one time, counted in a pass of its own (compiled code cannot be).
+Each way has a network of its own, alone on the device; after a round that is not measured (it compiles) medians are
+printed, and ratios to the first way that fits. On one CPU thread the time is the processor's for this process alone,
+else the clock's. Operations are those that the plain form needs, however often a way computes them. Memory is the peak:
+on a GPU all that the process holds there, on the CPU the tensors alive at one time above weights and optimiser, counted
+in a pass of its own (compiled code cannot be).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import sys
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,16 @@ import sdcl.startup  # noqa: F401  # first: it tells what is missing
 # isort: split
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import SGD
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdcl import distributed  # noqa: E402
 from sdcl.config import PRESETS, Config  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
-from sdcl.models import Embeddings, build_model, channels_last_stems, compile_parts  # noqa: E402
+from sdcl.frame.peak_memory import PeakMemory  # noqa: E402
+from sdcl.models import Embeddings, SDCLModel, build_model, channels_last_stems, compile_parts  # noqa: E402
 from sdcl.tables import align_columns  # noqa: E402
 from sdcl.training import PseudoLabels, build_memories  # noqa: E402
 from sdcl.training.method import METHOD  # noqa: E402
@@ -82,31 +83,6 @@ WAYS = {
     "accumulate-2": Way("--accumulate 2", accumulate=2),
     "accumulate-4": Way("--accumulate 4", accumulate=4),
 }
-
-
-class PeakMemory(TorchDispatchMode):
-    """Within it, `peak` is the most bytes of new tensors that were alive at one time, on any device."""
-
-    def __enter__(self) -> PeakMemory:
-        self.alive: dict[int, int] = {}
-        self.held = self.peak = 0
-        return super().__enter__()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if id(storage) not in before and id(storage) not in self.alive:
-                    self.alive[id(storage)] = storage.nbytes()
-                    self.held += storage.nbytes()
-                    weakref.finalize(storage, self._dropped, id(storage))
-        self.peak = max(self.peak, self.held)
-        return out
-
-    def _dropped(self, key: int) -> None:
-        self.held -= self.alive.pop(key, 0)
 
 
 class Bench:
@@ -185,47 +161,79 @@ def seconds(run: Callable[[], None], way: Way, device: torch.device) -> float:
 
 
 def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
-    """Most memory of one call above what was held before."""
+    """Most memory of one call: on a GPU all that this process holds there, weights and optimiser included; on the CPU
+    what the tensors need above that."""
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_reserved()
     with PeakMemory() as memory:
         run()
     return memory.peak
 
 
+def operations(config: Config) -> dict[str, float]:
+    """Operations an image of each phase, counted on the network's plain form with tensors that have no data."""
+    with FakeTensorMode():
+        model = SDCLModel(dataclasses.replace(config.model, drop_path=0.0)).train()
+        visible, infrared = (torch.empty(2, 3, *config.image_size) for _ in range(2))
+        counts = {}
+        with FlopCounterMode(display=False) as counter:
+            out = model(visible, infrared)
+            counts["forward"] = counter.get_total_flops() / 4
+            torch.cat(out).sum().backward()
+            counts["training step"] = counter.get_total_flops() / 4
+    return {**counts, "embedding": 2 * counts["forward"]}  # an image and its mirror image
+
+
 def measured(
     config: Config, ways: list[str], device: torch.device, rounds: int, peaks: dict[str, float], steps: int
 ) -> dict[str, list[list[str]]]:
-    """A table for each phase: a row for each way, as `HEADS`."""
-    benches = {name: Bench(WAYS[name], config, device, steps=steps) for name in ways}
-    plain = Bench(WAYS["plain"], config, device, steps=steps)
-    tables = {}
-    for phase in plain.phases():
-        with FlopCounterMode(display=False) as counter:
-            plain.phases()[phase][0]()
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(rounds + 1):
-            for name, bench in benches.items():
-                took = seconds(bench.phases()[phase][0], bench.way, device)
-                if number:
-                    times[name].append(took)
-        base, rows = median(times[ways[0]]), []
-        for name, bench in benches.items():
-            run, n = bench.phases()[phase]
-            took, peak = median(times[name]), peaks.get(bench.way.precision)
-            speed = counter.get_total_flops() / took / 1e12
-            known = device.type == "cuda" or not bench.way.compile
+    """A table for each phase: a row for each way, as `HEADS`. One network is there at a time; where one does not fit,
+    its rows say so."""
+    tables: dict[str, list[list[str]]] = {phase: [] for phase in PHASES}
+    base: dict[str, float] = {}
+    needs = operations(config)
+    for name in ways:
+        try:
+            found = measure(WAYS[name], config, device, rounds, steps)
+        except torch.cuda.OutOfMemoryError:
+            found = {}
+        for phase, rows in tables.items():
+            if phase not in found:
+                rows.append([name, "out of memory", *["-"] * (len(HEADS) - 2)])
+                continue
+            took, images, peak = found[phase]
+            base.setdefault(phase, took)
+            speed = images * needs[phase] / took / 1e12
+            most = peaks.get(WAYS[name].precision)
             rows.append([
-                name, f"{took / steps * 1e3:.1f}", f"{base / took:.2f}x", f"{n / took:.0f}", f"{speed:.3g}",
-                f"{speed / peak:.1%}" if peak else "-", f"{peak_bytes(run, device) / 1e6:.0f}" if known else "-",
+                name, f"{took / steps * 1e3:.1f}", f"{base[phase] / took:.2f}x", f"{images / took:.0f}",
+                f"{speed:.3g}", f"{speed / most:.1%}" if most else "-", "-" if peak is None else f"{peak / 1e6:.0f}",
             ])  # fmt: skip
-        tables[phase] = rows
     return tables
 
 
+def measure(
+    way: Way, config: Config, device: torch.device, rounds: int, steps: int
+) -> dict[str, tuple[float, int, int | None]]:
+    """Phase → median seconds of a round, its images, and its peak of memory in bytes, where it can be counted."""
+    bench, found = Bench(way, config, device, steps=steps), {}
+    for phase, (run, images) in bench.phases().items():
+        seconds(run, way, device)  # compiles, and fills the caches
+        took = median(seconds(run, way, device) for _ in range(rounds))
+        known = device.type == "cuda" or not way.compile
+        found[phase] = took, images, peak_bytes(run, device) if known else None
+        bench.optimizer.zero_grad()
+    del bench, run
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+PHASES = ("training step", "forward", "embedding")
 HEADS = ["way", "ms", "speed", "images/s", "TFLOP/s", "MFU", "peak MB"]
 
 

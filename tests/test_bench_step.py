@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small_runs import MODEL
 
 from sdcl.config import PRESETS
+from sdcl.frame.peak_memory import PeakMemory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import bench_step  # noqa: E402
@@ -49,7 +51,7 @@ def test_the_plain_form_and_the_others_compute_the_same():
 
 def test_peak_memory_counts_what_is_alive_at_one_time():
     kept = torch.ones(1000)
-    with bench_step.PeakMemory() as memory:
+    with PeakMemory() as memory:
         for _ in range(3):
             x = torch.ones(500)  # 2 kB
             del x
@@ -65,3 +67,33 @@ def test_peak_memory_counts_what_is_alive_at_one_time():
                                         ("NVIDIA A100-SXM4-80GB", 312)])  # fmt: skip
 def test_peaks_by_name(name, peak):
     assert next(p for known, p in bench_step.PEAKS.items() if known in name)["bf16"] == peak
+
+
+def test_out_of_memory_is_a_row_and_one_network_is_there_at_a_time(monkeypatch):
+    config = dataclasses.replace(PRESETS["demo"], model=MODEL, identities=2, instances=4, embedding_batch=4)
+    there, real = weakref.WeakSet(), bench_step.Bench
+
+    class Counted(real):
+        def __init__(self, way, *args, **kwargs):
+            assert not there, "another network is still there"
+            if way.precision == "bf16":
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            there.add(self)
+            super().__init__(way, *args, **kwargs)
+
+    monkeypatch.setattr(bench_step, "Bench", Counted)
+    tables = bench_step.measured(config, ["bf16", "fp32", "accumulate-2"], torch.device("cpu"), 1, {}, 1)
+    for rows in tables.values():
+        assert rows[0] == ["bf16", "out of memory", *["-"] * 5]
+        assert rows[1][2] == "1.00x" and float(rows[2][1]) > 0
+
+
+def test_gpu_memory_is_the_gpus_and_clocks_wait(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: waits.append(1))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: waits.append(0))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda *_: 123)
+    gpu = torch.device("cuda")
+    assert bench_step.peak_bytes(lambda: None, gpu) == 123 and waits == [0, 1]
+    bench_step.seconds(lambda: waits.append(2), bench_step.WAYS["fp32"], gpu)
+    assert waits[2:] == [1, 2, 1]

@@ -24,6 +24,7 @@ from sdcl.data.training_set import load_training_set
 from sdcl.frame import dry_run
 from sdcl.frame.cli import how_to_go_on, parse_training
 from sdcl.frame.dry_run import Estimate, Phase
+from sdcl.frame.progress import Progress
 from sdcl.frame.retrieval import load_test_set
 from sdcl.models import clustering_features
 from sdcl.training import labels as labels_module
@@ -58,7 +59,7 @@ def test_the_estimate_is_what_a_run_takes(people: Path, tmp_path: Path, capsys, 
     arguments = settings(data_dir=people, run_dir=tmp_path / "run", steps_stage1=8, steps_stage2=6)
     config = parse_training(["demo", *arguments], "", PRESETS).config
     data, test_set = load_training_set(config, 0), load_test_set(config, 0)
-    network = train_sdcl.network(config, 0, torch.device("cpu"))
+    network = train_sdcl.network(config, 0, torch.device("cpu"), data, Progress(config, 0))
     estimate = Rehearsal(config, 0, data, test_set, *network).estimate()
     assert [phase.name for phase in estimate.phases] == PHASES
     assert [phase.times for phase in estimate.phases] == [4, 2, 2, 2, 2, 4, 4]

@@ -2,20 +2,16 @@
 
 import copy
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sdcl.config import ModelConfig
+from sdcl.frame.peak_memory import PeakMemory
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import DepthBlock, class_token_output
 from sdcl.models.stem import ConvStem, InstanceBatchNorm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from bench_step import PeakMemory  # noqa: E402
 
 SMALL = ModelConfig(image_height=64, image_width=32, dim=32, depth=3, heads=2, drop_path=0.0)
 LEVELS = ("deep", "shallow")

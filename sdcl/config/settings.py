@@ -142,9 +142,10 @@ class Config(RunSettings):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: much less GPU memory, a third more
     time, the same result."""
-    accumulate: Count = 1
+    accumulate: Count | Literal["auto"] = "auto"
     """Take each step's rows through the transformer in so many parts, each computed again in the backward pass: about
-    so many times less GPU memory for activations, a third more time. Losses, memories and batch statistics see the
+    so many times less GPU memory for activations, a third more time. auto: the fewest parts that fit into the GPU's
+    free memory, by a count of the step's tensors (on the CPU: 1). Losses, memories and batch statistics see the
     whole batch all the same."""
     channels_last: bool = False
     """Keep the convolutional stems' weights in channels-last order, which some GPUs prefer, above all with --precision
@@ -206,7 +207,8 @@ class Config(RunSettings):
 
     def less_memory(self) -> list[str]:
         """Options with which a step needs less GPU memory, the first to try first."""
-        options = [f"--accumulate {2 * self.accumulate} (same result, about a third slower than without)"]
+        more = 8 if self.accumulate == "auto" else 2 * self.accumulate
+        options = [f"--accumulate {more} (more parts than it had; same result)"]
         if not self.gradient_checkpointing:
             options.insert(0, "--gradient-checkpointing (same result, about a third slower)")
         if self.bn_replicas > 1:

@@ -56,6 +56,7 @@ class ReplicaForward:
     """
 
     def __init__(self, model: SDCLModel, replicas: int, precision: str = "fp32", parallel: str = "auto") -> None:
+        self.share = distributed.world()  # processes or GPUs that a step's rows are spread over
         self.device = model.cls_token.device
         processes = distributed.world()
         shared = processes > replicas and processes % replicas == 0
@@ -83,6 +84,7 @@ class ReplicaForward:
         if possible and parallel != "none":
             self.network = nn.DataParallel(self.network, device_ids=list(range(replicas)))
             model.bn_replicas = 1  # of each GPU's copy
+            self.share = replicas
         else:
             model.bn_replicas = max(1, replicas // processes)
 
