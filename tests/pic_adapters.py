@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import agw  # noqa: E402
 
 from sdcl.data.transforms import evaluation_transform, resize
 from sdcl.pic import (
@@ -140,6 +146,35 @@ def train(
     network = _network(state, config.mean_momentum, batches[0][0]).train()
     adam = make_optimizer(network.parameters(), config)
     return [train_step(network, adam, *batch, config) for batch in batches], published_state_dict(network)
+
+
+def agw_weighted_triplet(features: Tensor, labels: Tensor) -> Tensor:
+    """A1."""
+    return agw.weighted_triplet(features, labels)
+
+
+@torch.no_grad()
+def agw_evaluate(state: dict[str, Tensor], images: Tensor, modality: str) -> tuple[Tensor, Tensor]:
+    """A2: test features of images of one modality."""
+    network = agw.network_of(state, images).eval()
+    pooled = network.pooled({modality: images})
+    return F.normalize(pooled), F.normalize(network.bottleneck(pooled))
+
+
+def agw_forward(
+    state: dict[str, Tensor], visible: Tensor, infrared: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """A2: a forward pass in training mode, and the state that it leaves."""
+    network = agw.network_of(state, visible).train()
+    features = network.pooled({"visible": visible, "infrared": infrared})
+    logits = network.classifier(network.bottleneck(features))
+    names = network.published_names()
+    return features, logits, {names[own]: t for own, t in network.state_dict().items()}
+
+
+def agw_settings(epoch: int) -> dict[str, float]:
+    """A3."""
+    return agw.learning_rates(epoch)
 
 
 def _network(state: dict[str, Tensor], momentum: float, like: Tensor) -> PICNetwork:
