@@ -85,7 +85,7 @@ METHOD = Method(
     ),
     sections=_sections,
     ablation={
-        "contrast": ("cluster contrast (stage 0)", ["--stage", "0"]),
+        "contrast": ("cluster contrast (stage 0)", ["--stage", "0", "--mix-share", "1"]),
         "prompts": ("+ image-to-text (stages 1, 2)", ["--mix-share", "1"]),
         "mixing": ("+ mixed clusters", []),
     },
