@@ -20,12 +20,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+from sdcl.aml.presets import PRESETS
+from sdcl.frame.cli import answer_early, how_to_go_on, parse_training
+
+if __name__ == "__main__":
+    answer_early(__doc__, PRESETS)  # --help need not wait for what follows
+
 import torch
 
 from sdcl import distributed
 from sdcl.aml.images import Images, load_images
 from sdcl.aml.method import METHOD
-from sdcl.aml.presets import PRESETS
 from sdcl.aml.rehearsal import rehearse
 from sdcl.aml.settings import Config
 from sdcl.aml.source import SourcePhase
@@ -33,7 +39,6 @@ from sdcl.aml.start import beginning, enter, make_classifiers, save_phase
 from sdcl.aml.target import TargetPhase
 from sdcl.data.cache import build_caches
 from sdcl.errors import UserError, run_program
-from sdcl.frame.cli import how_to_go_on, parse_training
 from sdcl.frame.dry_run import announce
 from sdcl.frame.guards import out_of_memory_explained
 from sdcl.frame.progress import CLUSTERS_LEGEND, Progress, result_table

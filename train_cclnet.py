@@ -19,6 +19,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+from sdcl.cclnet.presets import PRESETS
+from sdcl.frame.cli import answer_early, how_to_go_on, parse_training
+
+if __name__ == "__main__":
+    answer_early(__doc__, PRESETS)  # --help need not wait for what follows
+
 import torch
 from torch import Tensor
 
@@ -28,7 +35,6 @@ from sdcl.cclnet.labels import build_memories, make_labels
 from sdcl.cclnet.method import METHOD, embed_projections, initial_model
 from sdcl.cclnet.model import CCLNetModel
 from sdcl.cclnet.optimizers import contrast_optimizer, prompt_optimizer
-from sdcl.cclnet.presets import PRESETS
 from sdcl.cclnet.rehearsal import Rehearsal
 from sdcl.cclnet.settings import Config
 from sdcl.cclnet.steps import EpochBatches, learn_epoch, prompt_steps, train_epoch
@@ -36,7 +42,6 @@ from sdcl.data.cache import build_caches
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.errors import UserError, run_program
 from sdcl.frame import guards
-from sdcl.frame.cli import how_to_go_on, parse_training
 from sdcl.frame.compiling import compile_modules
 from sdcl.frame.dry_run import announce
 from sdcl.frame.embedding import embed_records

@@ -18,8 +18,12 @@ import sys
 from typing import Any
 
 import sdcl.startup  # noqa: F401  # first: it tells what is missing
+from sdcl.frame.cli import answer_early, how_to_go_on, parse_training
+from sdcl.pic.presets import PRESETS
 
-# isort: split
+if __name__ == "__main__":
+    answer_early(__doc__, PRESETS)  # --help need not wait for what follows
+
 import torch
 from torch.optim import Adam
 
@@ -27,7 +31,6 @@ from sdcl import distributed
 from sdcl.data.cache import build_caches
 from sdcl.data.training_set import TrainingSet, load_training_set
 from sdcl.errors import UserError, run_program
-from sdcl.frame.cli import how_to_go_on, parse_training
 from sdcl.frame.compiling import compile_modules
 from sdcl.frame.dry_run import announce
 from sdcl.frame.guards import out_of_memory_explained
@@ -38,7 +41,6 @@ from sdcl.frame.run import Clock, Run
 from sdcl.pic import PICConfig, PICNetwork, build_network, make_optimizer, train_epoch
 from sdcl.pic.batches import EpochBatches, identity_batches
 from sdcl.pic.method import METHOD
-from sdcl.pic.presets import PRESETS
 from sdcl.pic.rehearsal import rehearse
 from sdcl.pic.testing import first_gallery, move_as_published
 from sdcl.pic.views import INTERPOLATION

@@ -18,13 +18,19 @@ def text_of(preset: str) -> str:
     return help_text(f"train_sdcl.py {preset}", "Trains.", TrainOptions(PRESETS[preset]))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sysu", "--help"], ["sysu", "--no-such-option"]])
-def test_help_does_not_wait_for_torch(arguments):
+PROGRAMS = sorted(path.name for path in ROOT.glob("train_*.py"))
+
+
+@pytest.mark.parametrize("program, arguments", [
+    *((program, ["sysu", "--help"]) for program in PROGRAMS), ("train_sdcl.py", ["--help"]),
+    ("train_sdcl.py", ["sysu", "--no-such-option"]),
+])  # fmt: skip
+def test_help_does_not_wait_for_torch(program, arguments):
     code = (
         "import sys, runpy, atexit\n"
         "atexit.register(lambda: print('loaded' if 'torch' in sys.modules else 'without torch', file=sys.stderr))\n"
-        f"sys.argv = {['train_sdcl.py', *arguments]!r}\n"
-        "runpy.run_path('train_sdcl.py', run_name='__main__')\n"
+        f"sys.argv = {[program, *arguments]!r}\n"
+        f"runpy.run_path({program!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr.endswith("without torch\n"), done.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from torch.optim import Adam
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Adam
 
 __all__ = ["Schedule", "make_optimizer", "take_step"]
 
@@ -47,6 +49,8 @@ class Schedule:
 def make_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 5e-4) -> Adam:
     """Adam over the parameters of both networks, weight decay added to the gradient (not decoupled) of every trained
     one, the pooling exponent and the neck's weight included. Parameters without a gradient are not decayed."""
+    from torch.optim import Adam  # here: settings, and so --help, need no torch
+
     return Adam([p for p in parameters if p.requires_grad], lr=learning_rate, weight_decay=weight_decay)
 
 
