@@ -4,6 +4,7 @@ band.
     python scripts/compare.py runs/sysu --published sysu
     python scripts/compare.py runs/sysu runs/sysu-bf16 runs/sysu-seed2
     python scripts/compare.py runs/regdb --published regdb --output regdb.png
+    python scripts/compare.py runs/sysu --format latex                  a paper's rows, in LaTeX or Markdown, alone
 
 A run over RegDB's trials counts as one run for each of its trials. Without --published the runs' own data set decides,
 if they all have one; runs on drawn people have none.
@@ -28,6 +29,7 @@ from sdcl.report.comparison import (  # noqa: E402
     departures,
     differing,
     methods_of,
+    paper_table,
     verdict,
 )
 from sdcl.report.run_files import read_run, run_folders  # noqa: E402
@@ -38,8 +40,10 @@ def main() -> None:
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
     parser.add_argument("--published", metavar="SET", help="compare with what was published on sysu, regdb, …")
     parser.add_argument("--output", type=Path, default=Path("comparison.png"), help="the figure (%(default)s)")
+    parser.add_argument("--format", choices=("latex", "markdown"), help="print a table for a paper, and nothing else")
     a = parser.parse_args()
-    check_writable(a.output)
+    if a.format is None:
+        check_writable(a.output)
     runs = [read_run(folder) for given in a.runs for folder in run_folders(given)]
     own = {run.published for run in runs}
     dataset = a.published or (own.pop() if len(own) == 1 else None)
@@ -47,6 +51,9 @@ def main() -> None:
     if a.published and a.published not in known:
         raise UserError(f"--published {a.published}: nothing is known of these methods there ({', '.join(known)})")
 
+    if a.format is not None:
+        print(paper_table(runs, dataset, a.format))
+        return
     print(comparison_table(runs, dataset))
     if different := differing(runs):
         print("\nThe runs differ in")

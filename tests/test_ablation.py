@@ -9,6 +9,7 @@ from tiny_sets import TINY_RUN
 
 import train_sdcl
 from sdcl.errors import UserError
+from sdcl.frame.many_runs import results_table
 from sdcl.training.method import METHOD
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -80,7 +81,7 @@ def test_runs_of_other_settings_are_not_mixed(runs):
     file.write_text(text.replace('"steps_stage1": 2', '"steps_stage1": 7'))
     try:
         with pytest.raises(UserError, match="steps-stage1 7"):
-            ablation.table(METHOD, runs)
+            results_table(ablation.rows_of(METHOD), runs)
     finally:
         file.write_text(text)
 

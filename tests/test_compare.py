@@ -10,7 +10,7 @@ import pytest
 from scripts import compare
 from sdcl.config import PRESETS
 from sdcl.errors import UserError
-from sdcl.report.comparison import comparison_figure, comparison_table, departures, verdict
+from sdcl.report.comparison import comparison_figure, comparison_table, departures, paper_table, verdict
 from sdcl.report.run_files import RunFiles, read_run
 from sdcl.training.method import METHOD
 from sdcl.training.published import PUBLISHED
@@ -163,3 +163,23 @@ def test_program(tmp_path, monkeypatch, capsys):
     assert "The published band of SDCL: the published run, ± 5 points" in text and "inside the published band" in text
     assert output.read_bytes().startswith(b"\x89PNG")
     assert read_run(folder).published == "sysu"
+
+
+def test_rows_for_a_paper(tmp_path):
+    """In Markdown and LaTeX, with the published row; names with characters that LaTeX does not print are escaped."""
+    run = dataclasses.replace(
+        a_run(published_log("sysu")), folder=Path("runs/a_b"), results=dict(PUBLISHED.results["sysu"])
+    )
+    markdown = [line.strip("| ").split(" | ") for line in paper_table([run], "sysu", "markdown").splitlines()]
+    wanted = [f"{100 * PUBLISHED.results['sysu'][mode][m]:.2f}" for mode in ("all_search", "indoor_search")
+              for m in ("rank1", "rank10", "rank20", "mAP", "mINP")]  # fmt: skip
+    assert markdown[0][:3] == ["method", "run", "all search R1"] and len(markdown[0]) == 12
+    assert markdown[2] == ["SDCL", "runs/a_b", *wanted] and markdown[3][0] == "SDCL, published"
+    latex = paper_table([run], None, "latex").splitlines()
+    assert latex[0] == r"\begin{tabular}{llrrrrrrrrrr}" and latex[-1] == r"\end{tabular}"
+    assert latex[4] == " & ".join(["SDCL", r"runs/a\_b", *wanted]) + r" \\"
+    with pytest.raises(UserError, match="no final results yet"):
+        paper_table([a_run(published_log("sysu"))], None, "latex")
+    other = dataclasses.replace(run, results=dict(PUBLISHED.results["regdb"]))
+    with pytest.raises(UserError, match="other modes"):
+        paper_table([run, other], None, "latex")

@@ -226,3 +226,26 @@ def test_views_repeat_and_leave_the_generator_alone(run_folder):
         assert a[0].size == (32, 48) and a[0].tobytes() != a[2].tobytes()
         view2 = np.asarray(a[1]).astype(int)  # one channel over all three, but for the normalisation
         assert abs(np.corrcoef(view2[..., 0].ravel(), view2[..., 2].ravel())[0, 1]) > 0.98
+
+
+@pytest.mark.parametrize("form", ["pdf", "svg"])
+def test_figures_as_files(run_folder, tmp_path, form):
+    """One file each, the same bytes each time; text stays text in SVG, fonts are TrueType in PDF."""
+    said = []
+    for folder in (tmp_path / "a" / "new", tmp_path / "b"):
+        write_report(run_folder, figures=folder, form=form, say=said.append)
+    names = ["clusters", "distances", "loss", "pseudo-labels", "t-sne", "tests"]
+    files = sorted((tmp_path / "b").iterdir())
+    assert [file.name for file in files] == [f"{name}.{form}" for name in names]
+    assert str(files[0]) in said
+    for file in files:
+        content = file.read_bytes()
+        assert content == (tmp_path / "a" / "new" / file.name).read_bytes()
+        assert content.startswith(b"%PDF") if form == "pdf" else b"</svg>" in content
+        assert form == "svg" or b"/Type3" not in content
+
+
+def test_a_file_in_the_place_of_the_figures_folder(run_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        write_report(run_folder, figures=tmp_path / "file")

@@ -18,9 +18,10 @@ from sdcl.frame.published import Curve, series
 from sdcl.frame.retrieval import modes
 from sdcl.report.figures import PUBLISHED, STYLE
 from sdcl.report.run_files import RunFiles
-from sdcl.tables import align_columns
+from sdcl.tables import align_columns, latex_table, markdown_table
 
-__all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "differing", "methods_of", "verdict"]
+__all__ = ["Departure", "comparison_figure", "comparison_table", "departures", "differing", "methods_of", "paper_table",
+           "verdict"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,32 @@ def comparison_table(runs: Sequence[RunFiles], dataset: str | None) -> str:
             for mode in published.results[dataset]
         ]
     return align_columns(rows, left=5)
+
+
+def paper_table(runs: Sequence[RunFiles], dataset: str | None, form: str) -> str:
+    """A row a run, and one for what was published of each method on `dataset`, as a paper sets them: Rank-1, 10, 20,
+    mAP and mINP of each mode in percent. form: "markdown" or "latex".
+
+    Raises:
+        UserError: a run has no final results yet, or runs were tested in other modes.
+    """
+    metrics = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP", "mINP": "mINP"}
+    if unfinished := [str(run.folder) for run in runs if run.results is None]:
+        raise UserError(f"{', '.join(unfinished)}: no final results yet; a paper's table needs finished runs")
+    tables: list[tuple[str, str, Mapping[str, Mapping[str, float]]]] = [
+        (run.method.title, str(run.folder), modes(run.results or {})) for run in runs
+    ]
+    for method in methods_of(runs):
+        if method.published and dataset and dataset in method.published.results:
+            tables.append((f"{method.title}, published", "", method.published.results[dataset]))
+    names = list(tables[0][2])
+    if any(not set(names) <= table.keys() for _, _, table in tables):
+        raise UserError("these runs were tested in other modes: make a table of each data set by itself")
+    rows = [["method", "run", *(f"{mode.replace('_', ' ')} {m}" for mode in names for m in metrics.values())]]
+    for title, folder, table in tables:
+        cells = [f"{100 * table[mode][m]:.2f}" if m in table[mode] else "" for mode in names for m in metrics]
+        rows.append([title, folder, *cells])
+    return (markdown_table if form == "markdown" else latex_table)(rows, left=2)
 
 
 def differing(runs: Sequence[RunFiles]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -27,7 +28,9 @@ __all__ = [
     "heat",
     "loss_figure",
     "photo_uri",
+    "ranked_figure",
     "retrieval_figure",
+    "save_figure",
     "scatter_figure",
     "truth_figure",
 ]
@@ -64,6 +67,14 @@ def data_uri(figure: Figure, form: str = "svg") -> str:
     figure.savefig(buffer, format=form, dpi=170, metadata={"Date": None} if form == "svg" else None)
     kind = "svg+xml" if form == "svg" else form
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@matplotlib.rc_context({**STYLE, "pdf.fonttype": 42})
+def save_figure(figure: Figure, form: str, path: Path) -> None:
+    """Writes a figure as "pdf" (its fonts embedded as TrueType, which publishers ask for) or "svg"; the same figure
+    gives the same bytes."""
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}[form]
+    figure.savefig(path, format=form, metadata=metadata)
 
 
 def photo_uri(image: Image.Image, height: int = 128) -> str:
@@ -222,6 +233,26 @@ def scatter_figure(points: dict[str, np.ndarray], infrared: np.ndarray, ids: np.
         for m, x in (("o", "visible"), ("^", "infrared"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def ranked_figure(query: Image.Image, hits: Sequence[tuple[Image.Image, str]]) -> Figure:
+    """A query, framed, and the images that were found for it with a caption each, ten in a line."""
+    lines = -(-len(hits) // 10)
+    columns = min(len(hits), 10) + 1
+    figure = Figure(figsize=(1.2 * columns, 2.6 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    places = [ax for line in axes for ax in line[1:]]
+    shown = [(axes[0, 0], query, "query"), *((ax, *hit) for ax, hit in zip(places, hits, strict=False))]
+    for ax, image, caption in shown:
+        ax.imshow(image.convert("RGB"))
+        ax.set_title(caption, loc="center", fontsize=9)
+    axes[0, 0].set_axis_on()
+    axes[0, 0].set(xticks=[], yticks=[])
+    axes[0, 0].spines[:].set(visible=True, color=VISIBLE, linewidth=3)
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.method import load_network
 from sdcl.frame.retrieval import TestSet, embed_test_set, load_test_set
 from sdcl.report import markup, sections
+from sdcl.report.figures import save_figure
 from sdcl.report.run_files import RunFiles, read_run
 
 __all__ = ["ReportedRun", "write_report"]
@@ -45,6 +47,8 @@ def write_report(
     data_dir: Path | None = None,
     cache_features: bool = False,
     say: Callable[[str], object] = lambda _: None,
+    figures: Path | None = None,
+    form: str = "pdf",
 ) -> Path:
     """Writes report.html into a run folder; the test images are embedded once with best.pth.
 
@@ -53,6 +57,8 @@ def write_report(
         data_dir: where the data set is now, if no longer where the run found it.
         cache_features: keep the embeddings beside best.pth and use them again (`sdcl.frame.embedding_cache`).
         say: told what is being done.
+        figures: a folder for the page's figures as files, one each (made if it does not exist).
+        form: theirs, "pdf" or "svg".
 
     Returns:
         The page's path.
@@ -63,6 +69,11 @@ def write_report(
     run = read_run(folder)
     page = folder / "report.html"
     check_writable(page)
+    if figures is not None:
+        try:
+            figures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {figures} for the figures: {error.strerror}") from None
     best = folder / "best.pth"
     if not best.is_file():
         raise UserError(f"{folder} holds no best.pth: it is written at the end of the first epoch")
@@ -95,4 +106,19 @@ def write_report(
     ]
     text = markup.page(run, checkpoint["epoch"], parts)
     write_atomically(page, lambda p: p.write_text(text, encoding="utf-8"))
+    if figures is not None:
+        for file in write_figures(reported, figures, form):
+            say(str(file))
     return page
+
+
+def write_figures(reported: ReportedRun, folder: Path, form: str) -> list[Path]:
+    """Writes the page's figures (not its photographs) as `<name>.<form>`, RegDB's with the trial in front."""
+    prefix = f"trial-{reported.trial}-" if reported.trial else ""
+    files = []
+    for name, drawn in sections.drawings(reported).items():
+        file = folder / f"{prefix}{name}.{form}"
+        check_writable(file)
+        write_atomically(file, partial(save_figure, drawn, form))
+        files.append(file)
+    return files

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdcl.data.records import MODALITIES
@@ -23,7 +24,7 @@ from sdcl.version import __version__
 if TYPE_CHECKING:
     from sdcl.report.page import ReportedRun
 
-__all__ = ["curves", "results", "retrieval", "settings", "tsne"]
+__all__ = ["curves", "distances", "drawings", "results", "retrieval", "settings", "tsne"]
 
 
 def curves(run: RunFiles) -> Section:
@@ -36,7 +37,7 @@ def curves(run: RunFiles) -> Section:
             "Tests during training." + behind,
         )
     ]
-    if any("visible_clusters" in line for line in run.log):
+    if _clusters(run):
         parts.append(
             figure(
                 figures.data_uri(figures.cluster_figure(run)),
@@ -100,8 +101,7 @@ def retrieval(reported: ReportedRun) -> Iterator[Section]:
     """Ranked lists of each mode and distances of pairs, by the method's first kind of features."""
     test, method, config = reported.test, reported.run.method, reported.run.config
     rules = SETS[config.dataset]
-    by_modality = {m: method.features(levels, config, True) for m, levels in reported.embeddings.items()}
-    features = {m: next(iter(kinds.values())) for m, kinds in by_modality.items()}
+    features = _features(reported)
     parts = []
     for task in test.tasks:
         ranking = views.rank_gallery(test, task, features, rules, method.similarity)
@@ -120,23 +120,52 @@ def retrieval(reported: ReportedRun) -> Iterator[Section]:
         f"AP is the query's average precision, c the camera. One query of an identity.</p>{''.join(parts)}",
     )
 
-    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
-    pairs = views.pair_distances(features, ids)
-    notes = [
-        f"nearer than a negative: {100 * views.separation(*pair):.1f} %" if len(pair[0]) and len(pair[1]) else ""
-        for pair in pairs.values()
-    ]
     yield (
         "distances",
         "Distances",
         figure(
-            figures.data_uri(figures.distance_figure(pairs, notes)),
+            figures.data_uri(distances(reported)),
             "Histograms of distances of positive and negative pairs",
             "Cosine distances between test images. The number above each panel is the probability that a pair of one "
             "identity is nearer than a pair of two (50 % is chance). What retrieval needs is a gap in the panel across "
             "modalities.",
         ),
     )
+
+
+def drawings(reported: ReportedRun) -> dict[str, Figure]:
+    """The page's figures by name, as a paper takes them; those of pseudo-labels and of true identities where the run
+    has them."""
+    run = reported.run
+    drawn: dict[str, Figure | None] = {"tests": figures.retrieval_figure(run), "loss": figures.loss_figure(run)}
+    if _clusters(run):
+        drawn["clusters"] = figures.cluster_figure(run)
+    drawn |= {"pseudo-labels": figures.truth_figure(run), "distances": distances(reported)}
+    drawn["t-sne"] = _map(reported)[0]
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _clusters(run: RunFiles) -> bool:
+    return any("visible_clusters" in line for line in run.log)
+
+
+def _features(reported: ReportedRun) -> dict[str, Tensor]:
+    """Modality → the method's first kind of features [N, d] of its test images."""
+    method, config = reported.run.method, reported.run.config
+    by_modality = {m: method.features(levels, config, True) for m, levels in reported.embeddings.items()}
+    return {m: next(iter(kinds.values())) for m, kinds in by_modality.items()}
+
+
+def distances(reported: ReportedRun) -> Figure:
+    """Histograms of the distances of pairs of test images, by the method's first kind of features."""
+    test, features = reported.test, _features(reported)
+    ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
+    pairs = views.pair_distances(features, ids)
+    notes = [
+        f"nearer than a negative: {100 * views.separation(*pair):.1f} %" if len(pair[0]) and len(pair[1]) else ""
+        for pair in pairs.values()
+    ]
+    return figures.distance_figure(pairs, notes)
 
 
 def _ranked(ranked: views.RankedList) -> str:
@@ -150,11 +179,30 @@ def _ranked(ranked: views.RankedList) -> str:
 
 def tsne(reported: ReportedRun) -> Section:
     """A map of the test images' embeddings, level by level."""
+    drawn, images, identities = _map(reported)
+    if drawn is None:
+        return "tsne", "Embeddings", "<p>Too few test identities are in both modalities for a map.</p>"
+    return (
+        "tsne",
+        "Embeddings",
+        figure(
+            figures.data_uri(drawn, "png"),
+            "t-SNE of the embeddings",
+            f"t-SNE of {images} test images of {identities} identities. Above, groups should be of one colour; below, "
+            "the two colours should mix.",
+        ),
+    )
+
+
+def _map(reported: ReportedRun) -> tuple[Figure | None, int, int]:
+    """t-SNE of test images of some identities, and their numbers of images and identities; no figure of fewer than
+    five images."""
     test, embeddings = reported.test, reported.embeddings
     ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
     rows = views.spread_identities(ids, identities=16, images=16)
-    if sum(map(len, rows.values())) < 5:
-        return "tsne", "Embeddings", "<p>Too few test identities are in both modalities for a map.</p>"
+    identity = np.concatenate([ids[m][rows[m]] for m in MODALITIES])
+    if len(identity) < 5:
+        return None, len(identity), len(np.unique(identity))
 
     def joined(level: str) -> Tensor:
         parts = [(embeddings[m][level], torch.from_numpy(rows[m])) for m in MODALITIES]
@@ -162,17 +210,7 @@ def tsne(reported: ReportedRun) -> Section:
 
     points = {level: views.tsne(joined(level)) for level in reversed(list(embeddings["visible"]))}
     infrared = np.repeat([False, True], [len(rows[m]) for m in MODALITIES])
-    identity = np.concatenate([ids[m][rows[m]] for m in MODALITIES])
-    return (
-        "tsne",
-        "Embeddings",
-        figure(
-            figures.data_uri(figures.scatter_figure(points, infrared, identity), "png"),
-            "t-SNE of the embeddings",
-            f"t-SNE of {len(identity)} test images of {len(np.unique(identity))} identities. Above, groups should be "
-            "of one colour; below, the two colours should mix.",
-        ),
-    )
+    return figures.scatter_figure(points, infrared, identity), len(identity), len(np.unique(identity))
 
 
 def settings(run: RunFiles, device: torch.device) -> Section:
