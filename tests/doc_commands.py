@@ -43,6 +43,7 @@ SMALLER = {
     "scripts/bench_scale.py": "--rows 100 200 --width 16 --batch 8 --phases metrics",
     "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
+    "scripts/seeds.py": "--seeds 1",
     "scripts/torture.py": "--kills 1",
     "train_pic.py": "--width 4 --blocks 1 1 1 1 --image-height 32 --image-width 16 --identities 4 --instances 6 "
     "--epochs 1 --pretrained None --synthetic-identities 4 3 --workers 0",

@@ -16,6 +16,8 @@ NOT_RUN = {
     "bash scripts/test.sh": "it runs these tests",
     "bash .ci/run": "it runs these tests",
     "python scripts/verify.py": "test_verification.py runs each of its cases",
+    "python scripts/table.py": "hours; test_many_runs.py runs it at tiny size",
+    "python scripts/search.py --checkpoint runs/demo/best.pth --query IMAGE --gallery DIR": "test_search.py runs it",
     "pip install .": "test_export.py builds the wheel from which it installs",
     "tensorboard --logdir runs": "a server of another project; test_progress.py reads the curves",
     "torchrun --nnodes 2 --node-rank 0 --master-addr FIRST --nproc-per-node 2 train_sdcl.py sysu": (
