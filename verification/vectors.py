@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Case", "Variant", "read_case"]
+__all__ = ["Case", "Variant", "leaf", "read_case"]
 
 ROUNDING = 1e-5
 """What two orders of summation in float32 may differ by, as a share of an array's largest value."""
@@ -85,6 +85,10 @@ class Variant:
         """What the published implementation computed."""
         return self.case.arrays[f"{self.name}/{name}"]
 
+    def holds(self, name: str) -> bool:
+        """Whether the published implementation's array of this name is in the file."""
+        return f"{self.name}/{name}" in self.case.arrays
+
     def close(self, name: str, computed: Any, bound: float = ROUNDING, wanted: Any = None) -> None:
         """Compares numbers; bound: the largest deviation allowed, as a share of the largest absolute value."""
         want = np.asarray(self.wanted(name) if wanted is None else wanted, dtype=np.float64)
@@ -120,6 +124,11 @@ def read_case(path: Path, device: torch.device) -> Case:
         arrays = {name: file[name] for name in file.files}
     settings = json.loads(str(arrays.pop("meta")))
     return Case(path.stem, path, arrays, settings, device)
+
+
+def leaf(x: torch.Tensor) -> torch.Tensor:
+    """A copy that gathers a gradient."""
+    return x.detach().clone().requires_grad_()
 
 
 def _plain(x: Any) -> np.ndarray:
