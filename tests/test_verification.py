@@ -64,5 +64,5 @@ def test_an_array_of_another_shape_is_seen():
 
 
 def test_unknown_cases_are_refused():
-    with pytest.raises(UserError, match="no case is called sdcl/G99: there are sdcl/G1"):
+    with pytest.raises(UserError, match="no case is called sdcl/G99: there are aml/A3"):
         verify.main(["--only", "sdcl/G99"])
