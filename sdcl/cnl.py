@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = ["neighbor_loss", "neighbor_mask"]
 
 
-# Similarities that are worked on at a time, in blocks of anchors; several arrays of that size (64 MB) live at once.
+# Similarities from which on anchors are worked on in blocks; several arrays of that size (64 MB) live at once.
 BLOCK = 1 << 24
 
 
@@ -61,8 +61,8 @@ def neighbor_loss(x: Tensor, target: Tensor, mask: Tensor, temperature: float = 
         temperature: of the softmax.
 
     Returns:
-        Scalar. p is clamped below at 1e-8, so that a far neighbour's loss stays finite (and its gradient 0). Until
-        backward runs, the [B, N] similarities are kept, and nothing else of that size.
+        Scalar. p is clamped below at 1e-8, so that a far neighbour's loss stays finite (and its gradient 0). With more
+        than BLOCK similarities they are kept until backward runs, and nothing else of their size.
 
     Raises:
         ValueError: shapes do not fit together; it names the one that does not.
@@ -70,16 +70,32 @@ def neighbor_loss(x: Tensor, target: Tensor, mask: Tensor, temperature: float = 
     _check_shape("target", target, len(target), x.shape[-1])
     _check_shape("x", x, len(x), x.shape[-1])
     _check_shape("mask", mask, len(x), len(target))
-    return _LiveLosses.apply(F.normalize(x, dim=1), target, mask, temperature).mean()
+    q = F.normalize(x, dim=1)
+    if mask.numel() > BLOCK:
+        return _LossesInBlocks.apply(q, target, mask, temperature).mean()
+    return _losses(_LiveSimilarity.apply(q, target), mask, temperature).mean()
 
 
-class _LiveLosses(torch.autograd.Function):
-    """The anchors' losses [B], whose backward multiplies with the memory as it stands *then* (method page, section 4).
+class _LiveSimilarity(torch.autograd.Function):
+    """q·Mᵀ whose backward multiplies with M as it stands *then* (method page, section 4).
 
     The instance memories move between the forward and the backward pass of a step; the published runs back-propagate
-    through the moved rows. The memory is deliberately not saved for backward: autograd would refuse a tensor that
-    changed. All else is that of the forward pass, formed again from its similarities, a block of anchors at a time.
+    through the moved rows. M is deliberately not saved for backward: autograd would refuse a tensor that changed.
     """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, target: Tensor) -> Tensor:
+        ctx.target = target
+        return q @ target.t()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad @ ctx.target, None
+
+
+class _LossesInBlocks(torch.autograd.Function):
+    """`_losses` of `_LiveSimilarity` for so many targets that what autograd would keep of them, five arrays [B, N], is
+    too much: backward forms the losses again from the similarities, a block of anchors at a time."""
 
     @staticmethod
     def forward(ctx, q: Tensor, target: Tensor, mask: Tensor, temperature: float) -> Tensor:

@@ -99,13 +99,17 @@ def test_blocks_of_anchors_change_nothing(block, monkeypatch):
     torch.testing.assert_close(got[1:], want[1:], rtol=1e-6, atol=1e-8)
 
 
-def test_only_one_array_of_all_similarities_is_kept():
-    """What autograd would keep of the formula as it is written: five of them."""
+def test_only_the_similarities_are_kept_of_many_targets(monkeypatch):
+    """And the mask. Of the formula as it is written autograd keeps several arrays of that size."""
     kept = []
-    x, target = torch.randn(6, 8, requires_grad=True), unit(50, 8)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        neighbor_loss(x, target, torch.rand(6, 50) < 0.2)
-    assert sorted(t.dtype.itemsize for t in kept if t.numel() == 300) == [1, 4]
+    x, target, mask = torch.randn(6, 8, requires_grad=True), unit(50, 8), torch.rand(6, 50) < 0.2
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        neighbor_loss(x, target, mask)
+        assert sum(kept) > 4 * 300 * 4
+        kept.clear()
+        monkeypatch.setattr(cnl, "BLOCK", 120)
+        neighbor_loss(x, target, mask)
+    assert sum(kept) < 300 * (4 + 1) + 1000
 
 
 @pytest.mark.parametrize(
