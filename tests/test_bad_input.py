@@ -398,6 +398,7 @@ def test_nothing_is_downloaded(run, drawn, tmp_path: Path, monkeypatch) -> None:
 # -- in processes of their own ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "message"), [
     (["train_sdcl.py", "sysu", "--device", "cpu", "--data-dir", "none"],
      "error: none: cam1, .*exp not found; put SYSU-MM01"),

@@ -72,26 +72,29 @@ def test_embeddings_of_the_test_set(run_folder, tmp_path, monkeypatch):
             assert len(saved[f"{modality}_identities"]) == n and len(set(saved[f"{modality}_identities"].tolist())) == 6
 
 
-@pytest.mark.parametrize("epochs", [1, 2])  # the next epoch is of stage 1; the first of stage 2
-def test_labels_are_the_next_epochs(epochs, tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_labels_are_the_next_epochs(tmp_path, capsys, monkeypatch):
+    """Those of an epoch of stage 1, then those of the first one of stage 2, beside what the run then trains with."""
     runs, run = Runs(tmp_path), in_process(capsys)
-    common = ("train", "demo", "--data-dir", runs.data, *settings(select="last"))
-    for name, length in (("short", epochs), ("long", epochs + 1)):
-        result = run(*common, "--run-dir", tmp_path / name, "--epochs", length)
-        assert result.status == 0, result.err
-    call(monkeypatch, "labels", tmp_path / "short", "--output", tmp_path / "labels")
-    expected = json.loads((tmp_path / "long" / "log.jsonl").read_text().splitlines()[epochs])
-    found = {name: np.load(tmp_path / "labels" / f"{name}.npy") for name in ("visible", "infrared", "visible_clusters")}
-    assert expected["stage"] == epochs
-    assert found["visible_clusters"].max() + 1 == expected["visible_clusters"]
-    assert found["infrared"].max() + 1 == expected["infrared_clusters"]
-    assert (found["infrared"] < 0).sum() == expected["infrared_outliers"]
-    saved = read_checkpoint(tmp_path / "long" / "last.pth")["labels"]
-    for name, labels in found.items():
-        np.testing.assert_array_equal(labels, saved[name].numpy())
-    for modality in ("visible", "infrared"):
-        paths = (tmp_path / "labels" / f"{modality}.txt").read_text().splitlines()
-        assert len(paths) == len(found[modality]) and paths == sorted(paths)
+    folder = tmp_path / "run"
+    common = ("train", "demo", "--data-dir", runs.data, "--run-dir", folder, *settings(select="last"))
+    assert run(*common, "--epochs", 1).status == 0
+    for epoch in (1, 2):
+        output = tmp_path / f"labels-{epoch}"
+        call(monkeypatch, "labels", folder, "--output", output)
+        found = {name: np.load(output / f"{name}.npy") for name in ("visible", "infrared", "visible_clusters")}
+        assert run(*common, "--epochs", epoch + 1, "--resume", "changed").status == 0
+        expected = json.loads((folder / "log.jsonl").read_text().splitlines()[epoch])
+        assert expected["stage"] == epoch
+        assert found["visible_clusters"].max() + 1 == expected["visible_clusters"]
+        assert found["infrared"].max() + 1 == expected["infrared_clusters"]
+        assert (found["infrared"] < 0).sum() == expected["infrared_outliers"]
+        saved = read_checkpoint(folder / "last.pth")["labels"]
+        for name, labels in found.items():
+            np.testing.assert_array_equal(labels, saved[name].numpy())
+        for modality in ("visible", "infrared"):
+            paths = (output / f"{modality}.txt").read_text().splitlines()
+            assert len(paths) == len(found[modality]) and paths == sorted(paths)
 
 
 @pytest.mark.parametrize("modality", ["visible", "infrared"])
