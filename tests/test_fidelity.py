@@ -60,6 +60,7 @@ def test_a_new_embedding_outweighs_its_memory_row():
     assert float(memory.features[0] @ new) > 0.94
 
 
+@pytest.mark.slow
 def test_clustering_is_bicubic_and_the_test_lanczos(run):
     """9.5, and 9.8: both modalities are embedded for clustering and for the test in every epoch."""
     _, log, resized = run
@@ -88,6 +89,7 @@ def test_only_the_final_sysu_test_normalises_each_level(monkeypatch, dataset, fi
     assert seen == [each, each]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_the_first_of_highest_rank1(run):
     """9.7, and section 6: stage 2 starts from the best epoch of stage 1."""
     folder, log, _ = run

@@ -45,6 +45,7 @@ def report(run_folder):
     return write_report(run_folder)
 
 
+@pytest.mark.slow
 def test_page_is_whole_and_self_contained(report):
     text = report.read_text(encoding="utf-8")
     assert report.name == "report.html" and report.stat().st_size < 5e6
@@ -58,6 +59,7 @@ def test_page_is_whole_and_self_contained(report):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page is not opened in a browser")
+@pytest.mark.slow
 def test_page_in_a_browser(report, tmp_path):
     probe = (
         "<script>addEventListener('load', () => { const images = [...document.images];"
@@ -80,6 +82,7 @@ def test_page_in_a_browser(report, tmp_path):
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.mark.slow
 def test_page_of_a_run_that_goes_on(people, tmp_path):
     folder = make_run(tmp_path / "early", people, log_lines(1, 2), epochs=4)
     (folder / "results.json").unlink()
@@ -90,6 +93,7 @@ def test_page_of_a_run_that_goes_on(people, tmp_path):
     assert "The run has not ended" in text and "1 of 4 epochs" in text
 
 
+@pytest.mark.slow
 def test_cached_features_are_used_again(people, tmp_path, monkeypatch):
     folder = make_run(tmp_path / "cached", people, epochs=2)
     first = write_report(folder, cache_features=True).read_text(encoding="utf-8")
