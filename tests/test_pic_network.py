@@ -171,6 +171,7 @@ def test_impossible_networks_are_refused(changes, message):
         PICModelConfig(**changes)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_computes_the_same():
     """Its graphs, not their kernels: these take a compiler minutes on a CPU."""
     plain, compiled = _network().train(), _network().train()
