@@ -37,7 +37,7 @@ from sdcl.frame.run import Run
 from sdcl.frame.run_log import read_log, read_results
 from sdcl.report import write_report
 from sdcl.report.run_files import read_run
-from sdcl.settings import Range, _ranges, option
+from sdcl.settings import Range, option, ranges_of
 from sdcl.training.method import METHOD
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +99,7 @@ def numbers_in(kind: type) -> dict[str, bool]:
         if dataclasses.is_dataclass(hint):
             found |= numbers_in(typing.cast(type, hint))
         elif {int, float} & {hint, *typing.get_args(hint)} and typing.get_origin(hint) is not typing.ClassVar:
-            bounds = _ranges(kind).get(name, Range())
+            bounds = ranges_of(kind).get(name, Range())
             found[name] = bounds.low > -math.inf and bounds.high < math.inf
     return found
 

@@ -34,6 +34,13 @@ PRESETS: dict[str, Config] = {
         cluster_momentum_first_epoch=0.99,
         homogeneous_from=1,
     ),
+    # SDCL's authors published nothing on LLCM: these settings, SYSU-MM01's, are a choice of this project.
+    "llcm": Config(
+        dataset="llcm",
+        data_dir=Path("data/llcm"),
+        run_dir=Path("runs/llcm"),
+        model=ModelConfig(pretrained=PRETRAINED),
+    ),
     # SYSU-MM01's schedule, for want of a better guess; the data page says what to change for a set of another size.
     "folder": Config(
         dataset="folder",
