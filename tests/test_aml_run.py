@@ -2,7 +2,9 @@
 
 import gc
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 import test_sdcl
 import train_aml
 from sdcl.aml.presets import PRESETS
+from sdcl.data.market_gen import load_source
 from sdcl.errors import run_program
 from sdcl.frame.cli import how_to_go_on
 from sdcl.frame.run import Run
@@ -19,13 +22,14 @@ pytestmark = pytest.mark.slow
 
 # fmt: off
 TINY = [
-    "--synthetic-identities", "5", "3", "--image-height", "32", "--image-width", "16", "--channels", "2",
+    "--synthetic-identities", "4", "2", "--image-height", "32", "--image-width", "16", "--channels", "2",
     "--source-iterations", "3", "--target-iterations", "5", "--source-batch", "8", "--target-batch", "8",
     "--warmup-iterations", "1", "--source-delay-iterations", "2", "--target-delay-iterations", "1",
     "--save-every", "2", "--evaluate-every", "4", "--recluster-every", "3", "--eps", "0.5", "--k1", "8", "--k2", "3",
     "--clusters", "5", "--no-tensorboard",
 ]
 # fmt: on
+ROOT = Path(__file__).parents[1]
 PHASES = ("source", "source_mutual", "target_dbscan", "target_kmeans")
 
 
@@ -141,6 +145,17 @@ def test_a_phase_starts_from_the_file_of_the_one_before(whole):
     assert same(read_weights(folder / "last.pth")["model"], read_weights(whole / "run/last.pth")["model"])
     results, known = (json.loads((f / "results.json").read_text()) for f in (folder, whole / "run"))
     assert results["start"] == known["target_dbscan"]
+
+
+def test_labels_of_ones_own(whole, tmp_path, monkeypatch, capsys):
+    """Any network's clusters of the source images are labels that a run can be given."""
+    output = tmp_path / "labels.txt"
+    options = ["--source-dir", whole / "source", "--output", output, "--k1", 8, "--k2", 3]
+    monkeypatch.setattr("sys.argv", ["label_source.py", str(whole / "run/best.pth"), *map(str, options)])
+    runpy.run_path(str(ROOT / "scripts" / "label_source.py"))["main"]()
+    assert "clusters of" in capsys.readouterr().out
+    source = load_source(whole / "source", "sysumm01", output)
+    assert source.classes >= 1 and source.unknown == 0 and source.origin == "labels.txt"
 
 
 def test_other_labels_than_the_run_began_with(whole, capsys, tmp_path):

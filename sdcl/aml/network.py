@@ -90,7 +90,10 @@ class Network(nn.Module):
         Of weights of stage 1 the features before the neck, of stage 2 the neck's output; the network should be in
         evaluation mode.
         """
-        return F.normalize(self.pooled(x) if int(self.stage) == 1 else self(x), p=self.feature_norm, dim=1)
+        pooled = self.pooled(x)
+        with torch.autocast(x.device.type, enabled=False):
+            chosen = torch.where(self.stage == 1, pooled, self.neck(pooled))  # no wait for the device, and exportable
+        return F.normalize(chosen, p=self.feature_norm, dim=1)
 
 
 class Pair(nn.Module):

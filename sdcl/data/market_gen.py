@@ -95,6 +95,12 @@ def load_source(data_dir: str | os.PathLike[str], style: str, labels: str | os.P
     )
 
 
+def original_images(data_dir: str | os.PathLike[str]) -> list[ImageRecord]:
+    """All originals but junk, with the identities of their names, sorted by folder and name. Raises UserError for
+    folders that are missing or empty, and names of another form."""
+    return [record for folder in FOLDERS for record in _records(data_dir, folder, _names(data_dir, folder))]
+
+
 def read_labels(path: str | os.PathLike[str]) -> dict[str, int]:
     """File name → label of a pseudo-label file, pickled or text; no pickled code is run.
 
@@ -175,12 +181,14 @@ def _pairs(data_dir: str | os.PathLike[str], originals: str, partners: str) -> l
                 f"have none of the same name there, the first is {lonely[0]}; copy the missing files, or delete the "
                 "surplus"
             )
-    pairs = []
-    for name in sorted(names[originals]):
-        identity, camera = identity_and_camera(name) or (0, 0)
-        path = os.path.join(data_dir, originals, name)
-        pairs.append((ImageRecord(path, identity, camera), os.path.join(data_dir, partners, name)))
-    return pairs
+    records = _records(data_dir, originals, names[originals])
+    return [(r, os.path.join(data_dir, partners, os.path.basename(r.path))) for r in records]
+
+
+def _records(data_dir: str | os.PathLike[str], folder: str, names: set[str]) -> list[ImageRecord]:
+    """Sorted by name; all names have the form."""
+    numbers = {name: identity_and_camera(name) or (JUNK, 0) for name in names}
+    return [ImageRecord(os.path.join(data_dir, folder, name), *numbers[name]) for name in sorted(names)]
 
 
 def _names(data_dir: str | os.PathLike[str], folder: str) -> set[str]:
