@@ -20,6 +20,8 @@ from sdcl.tensor_files import read_weights
 
 pytestmark = pytest.mark.slow
 
+pytestmark = pytest.mark.slow
+
 # fmt: off
 TINY = [
     "--synthetic-identities", "4", "2", "--image-height", "32", "--image-width", "16", "--channels", "2",

@@ -19,6 +19,9 @@ NOT_RUN = {
     "python scripts/table.py": "hours; test_many_runs.py runs it at tiny size",
     "python scripts/search.py --checkpoint runs/demo/best.pth --query IMAGE --gallery DIR": "test_search.py runs it",
     "pip install .": "test_export.py builds the wheel from which it installs",
+    "python train_aml.py sysu": "its source and weights are not drawn; test_aml_run.py trains all four phases",
+    "python train_aml.py sysu02": "as before",
+    "python train_aml.py regdb": "as before",
     "tensorboard --logdir runs": "a server of another project; test_progress.py reads the curves",
     "torchrun --nnodes 2 --node-rank 0 --master-addr FIRST --nproc-per-node 2 train_sdcl.py sysu": (
         "test_distributed.py trains on two machines, and compares"
