@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from sdcl.aml.batches import LabelBatches, PairViews, TrainingView, camera_numbers
+from sdcl.aml.batches import LabelBatches, PairViews, TrainingView, camera_numbers, target_batches
 from sdcl.aml.presets import PRESETS
 from sdcl.data.records import ImageRecord
 from sdcl.errors import UserError
@@ -105,3 +106,20 @@ def test_partners_share_their_geometry_only_when_asked(shared):
     assert all(p.shape == (6, 24, 12) for p in pairs)
     same = [torch.equal(p[:3], p[3:]) for p in pairs]
     assert all(same) if shared else not all(same)
+
+
+def test_augmentation_does_not_depend_on_where_a_stream_is_cut(tmp_path):
+    """The draws of an image follow from its place in the whole stream."""
+    records = []
+    for i in range(12):
+        Image.fromarray(pixels(i)).save(tmp_path / f"{i}.png")
+        records.append(ImageRecord(str(tmp_path / f"{i}.png"), i // 3, i % 3))
+    config = replace(PRESETS["demo"], model=replace(PRESETS["demo"].model, image_height=24, image_width=16))
+    sides = {"visible": records[:6], "infrared": records[6:]}
+    labels = [r.identity for r in records]
+
+    def images(start, steps):
+        return [x for x, _ in target_batches(sides, labels, SETTINGS, config, start, steps, seed=5)]
+
+    whole, parts = images(0, 4), images(0, 1) + images(1, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))

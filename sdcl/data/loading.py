@@ -190,7 +190,8 @@ class _Planned(Sampler[_Piece]):
         return sum(len(s.batches) * -(-s.batches.batch_size // PIECE) for s in self.streams)
 
     def __iter__(self) -> Iterator[_Piece]:
-        places = [0] * len(self.streams)
+        # Batches that go on a stream which was begun before say how many images that one has given.
+        places = [getattr(stream.batches, "first_place", 0) for stream in self.streams]
         for batches in zip(*(stream.batches for stream in self.streams), strict=True):
             for number, rows in enumerate(batches):
                 self.batches.append(rows)

@@ -43,7 +43,7 @@ class RandomErasing:
         top, left, h, w = self.draw(*image.shape[1:])
         if h:
             image = image.clone()
-            image[:, top : top + h, left : left + w] = image.new_tensor(ERASED)[:, None, None]
+            image[:, top : top + h, left : left + w] = image.new_tensor(self.colour)[:, None, None]
         return image
 
     def draw(self, height: int, width: int) -> tuple[int, int, int, int]:
