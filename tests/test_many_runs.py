@@ -14,6 +14,8 @@ from sdcl.files import write_json
 from sdcl.frame.many_runs import Row, mean_and_deviation, results_table
 from sdcl.frame.method import method_named
 
+pytestmark = pytest.mark.slow
+
 SMALL = [*TINY_RUN[1:], "--synthetic-identities", "6", "3"]
 
 

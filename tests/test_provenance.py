@@ -14,6 +14,8 @@ from sdcl.frame import provenance
 from sdcl.report.run_files import read_run
 from sdcl.report.sections import settings as settings_section
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
