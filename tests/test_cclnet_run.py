@@ -20,6 +20,8 @@ from sdcl.frame.checkpoints import read_checkpoint
 from sdcl.frame.cli import parse_training
 from sdcl.frame.embedding import embed_records
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 2 * CONTRAST + PROMPT
 
 
