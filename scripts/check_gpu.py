@@ -22,10 +22,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import sdcl.startup  # noqa: E402, F401  # first: it tells what is missing
+
+# isort: split
+import torch  # noqa: E402
+
 from sdcl.distributed import gpu_trouble  # noqa: E402
 from sdcl.errors import run_program  # noqa: E402
 

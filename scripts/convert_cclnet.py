@@ -13,10 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import sdcl.startup  # noqa: F401  # first: it tells what is missing
+
+# isort: split
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sdcl.cclnet.handover import read_handover  # noqa: E402
 from sdcl.cclnet.method import initial_model  # noqa: E402

@@ -16,14 +16,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
+import sdcl.startup  # noqa: E402, F401  # first: it tells what is missing
+
+# isort: split
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from pretrain_demo import Views, discrimination_loss, draw_people  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 from sdcl.cclnet.model import ImageNetwork  # noqa: E402
 from sdcl.cclnet.network import Bottleneck, generalised_mean  # noqa: E402
