@@ -98,7 +98,7 @@ class ModelConfig:
     """Pixels."""
     image_width: Annotated[int, Range(16, 4096)] = 128
     """Pixels."""
-    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
     """Blocks of the four layers; those of ResNet-50."""
     channels: Annotated[int, Range(1, 1024)] = 64
     """Channels of the first convolution; features have 32 times as many."""

@@ -17,9 +17,9 @@ __all__ = ["ClipConfig", "Config", "EpochSettings"]
 class ClipConfig:
     """Sizes of the network (section 1). The defaults are CLIP's RN50 for images of 288 x 144."""
 
-    image_height: int = 288
+    image_height: Annotated[int, Range(1, 4096)] = 288
     """Height of the images that the network sees, in pixels; a multiple of 16."""
-    image_width: int = 144
+    image_width: Annotated[int, Range(1, 4096)] = 144
     """Width of the images that the network sees, in pixels; a multiple of 16."""
     width: Count = 64
     """Channels of the stems and inner channels of the first layer; a feature has 32 times as many."""
