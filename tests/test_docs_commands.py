@@ -35,6 +35,7 @@ NOT_OURS = {
     **dict.fromkeys(("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr"), "torchrun"),
     "--shm-size": "docker run",
     "--logdir": "tensorboard",
+    "--fast": "scripts/test.sh",
 }
 """Options of other programs that the pages name."""
 
