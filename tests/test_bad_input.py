@@ -219,8 +219,8 @@ def test_bad_trial(run) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ([], ["usage", "sysu|regdb|folder|demo"]),
-    (["market"], ["'market' is no preset", "sysu, regdb, folder, demo"]),
+    ([], ["usage", "sysu|regdb|llcm|folder|demo"]),
+    (["market"], ["'market' is no preset", "sysu, regdb, llcm, folder, demo"]),
     (["demo", "--epss", "0.4"], ["--epss"]),
     (["demo", "--eps", "much"], ["--eps", "much"]),
     (["demo", "--on-degenerate", "pray"], ["pray", "keep-labels"]),
