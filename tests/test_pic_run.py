@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 # fmt: off
 NETWORK = ["--image-height", "32", "--image-width", "16", "--width", "4", "--blocks", "1", "1", "1", "1"]
 TINY = [*NETWORK, "--synthetic-seed", "None", "--identities", "4", "--instances", "2", "--no-tensorboard",
-        "--workers", "0"]
+        "--workers", "0", "--device", "cpu"]
 # fmt: on
 
 
