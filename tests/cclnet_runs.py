@@ -24,7 +24,7 @@ TINY = ClipConfig(
 )  # fmt: skip
 CONTRAST, PROMPT = 2, 2
 SETTINGS = (
-    "demo --synthetic-seed None --text clip --image-height 32 --image-width 16 --width 4 --depths 1 1 1 1 "
+    "demo --device cpu --synthetic-seed None --text clip --image-height 32 --image-width 16 --width 4 --depths 1 1 1 1 "
     f"--projection 8 --text-width 16 --text-depth 1 --text-heads 2 --contrast-epochs {CONTRAST} "
     f"--prompt-epochs {PROMPT} --identities 2 --instances 8 --min-samples 2 --k1 5 --k2 2 --eps 0.6 --mix-from 2 "
     "--warmup-epochs 1 --lr-steps 2 --test-every 1 --prompt-batch 32 --learning-rate 1e-4 --workers 0"

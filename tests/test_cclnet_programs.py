@@ -42,8 +42,9 @@ def place(tmp_path_factory) -> Path:
 def table_of(place: Path, checkpoint: Path, *options: str) -> dict:
     output = place / "test.json"
     model = [*SETTINGS[SETTINGS.index("--image-height") : SETTINGS.index("--contrast-epochs")]]
-    test_sdcl.main(["demo", "--checkpoint", str(checkpoint), "--data-dir", str(place / "data"), "--output", str(output),
-                    "--synthetic-seed", "None", "--workers", "0", *options, *(model if options else [])])  # fmt: skip
+    fixed = "--device cpu --synthetic-seed None --workers 0".split()
+    files = ["--checkpoint", str(checkpoint), "--data-dir", str(place / "data"), "--output", str(output)]
+    test_sdcl.main(["demo", *files, *fixed, *options, *(model if options else [])])
     return json.loads(output.read_text())
 
 
