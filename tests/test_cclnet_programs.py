@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> Path:
 def table_of(place: Path, checkpoint: Path, *options: str) -> dict:
     output = place / "test.json"
     model = [*SETTINGS[SETTINGS.index("--image-height") : SETTINGS.index("--contrast-epochs")]]
-    fixed = "--device cpu --synthetic-seed None --workers 0".split()
+    fixed = ["--device", "cpu", "--synthetic-seed", "None", "--workers", "0"]
     files = ["--checkpoint", str(checkpoint), "--data-dir", str(place / "data"), "--output", str(output)]
     test_sdcl.main(["demo", *files, *fixed, *options, *(model if options else [])])
     return json.loads(output.read_text())
