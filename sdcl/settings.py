@@ -69,7 +69,8 @@ def option(name: str) -> str:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raises UserError for the first field of a dataclass instance whose value is outside of its `Range`.
+    """Raises UserError for the first field of a dataclass instance, or of one inside it, whose value is outside of its
+    `Range`.
 
     A field is given its range by its type, as in `eps: Annotated[float, Range(0, 1)]`; of a tuple every number is
     looked at, what is no number (None, "auto") is left alone.
@@ -80,6 +81,10 @@ def check_ranges(settings: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number not in found:
                 raise UserError(f"{name.replace('_', '-')} is {number}: {option(name)} takes a number {found}")
+    for part in dataclasses.fields(kind):
+        inside = getattr(settings, part.name)
+        if dataclasses.is_dataclass(inside):
+            check_ranges(inside)
 
 
 @cache

@@ -110,6 +110,14 @@ def test_every_number_of_every_method_is_bounded(name: str) -> None:
     unbounded = {field for field, bounded in numbers_in(method.settings).items() if not bounded}
     assert unbounded <= {"trial"}  # 1 to 10, or none
     assert len(numbers_in(method.settings)) > 8
+    preset = next(iter(method.presets.values()))
+    bad = [(preset, "seed", {"seed": -1})]
+    if model := getattr(preset, "model", None):
+        bad += [(preset, name, {"model": (name, -1)}) for name in ranges_of(type(model)) if name.startswith("image_")]
+    for settings, field, change in bad:
+        with pytest.raises(UserError, match=re.escape(option(field))):
+            nested = {k: dataclasses.replace(model, **dict([v])) for k, v in change.items() if isinstance(v, tuple)}
+            dataclasses.replace(settings, **{**change, **nested})
 
 
 def test_the_test_programs_numbers_too() -> None:
