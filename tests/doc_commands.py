@@ -216,7 +216,8 @@ def run_pages(pages: list[Path], left_out: set[str], folder: Path) -> Iterator[t
     session = Session(folder)
     for page in pages:
         steps: list[tuple[int, Command | str]] = [(command.line, command) for command in commands(page)]
-        steps += [(line, code) for _, line, code in blocks(page) if 'Path("data/' in code]
+        made = [(line, code) for _, line, code in blocks(page) if 'Path("data/' in code and "METHOD" not in code]
+        steps += made  # blocks that make data; a whole program is a file of its own (`lay_out`)
         for _, step in sorted(steps, key=lambda pair: pair[0]):
             if isinstance(step, str):
                 exec(compile(step, page.name, "exec"), {"__name__": "__main__"})
