@@ -43,14 +43,14 @@ SMALLER = {
     "scripts/bench_scale.py": "--rows 100 200 --width 16 --batch 8 --phases metrics",
     "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
-    "scripts/seeds.py": "--seeds 1",
+    "scripts/seeds.py": "--seeds 1 --device cpu",
     "scripts/label_source.py": "--k1 8 --k2 3",
     "scripts/torture.py": "--kills 1",
     "train_aml.py": "--synthetic-identities 4 2 --image-height 32 --image-width 16 --channels 2 --source-iterations 2 "
     "--target-iterations 2 --source-batch 8 --target-batch 8 --eps 0.5 --k1 8 --k2 3 --clusters 5",
     "train_pic.py": "--width 4 --blocks 1 1 1 1 --image-height 32 --image-width 16 --identities 4 --instances 6 "
     "--epochs 1 --pretrained None --synthetic-identities 4 3 --workers 0",
-    "train_mine.py": "--synthetic-identities 4 3 --epochs 1 --steps 1 --clusters 4 --width 2 --data-dir data/mine-demo",
+    "train_mine.py": "--synthetic-identities 6 4 --epochs 1 --steps 1 --clusters 9 --width 2 --data-dir data/mine-demo",
     "sdcl.data.synthetic": "--train-identities 2 --test-identities 2 --height 32 --width 16 --workers 1",
 }
 
