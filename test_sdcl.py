@@ -32,7 +32,7 @@ from sdcl.frame.checkpoints import is_own_format, read_checkpoint
 from sdcl.frame.cli import TestOptions, given, parse_test
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.guards import out_of_memory_explained
-from sdcl.frame.method import Method, load_network, method_named, method_of
+from sdcl.frame.method import Method, load_network, method_of
 from sdcl.frame.progress import Progress, result_table
 from sdcl.frame.results import free_name, mean_of_trials, trial_numbers
 from sdcl.frame.retrieval import chance_table, embed_test_set, evaluate, fingerprint, load_test_set
@@ -131,7 +131,7 @@ def checkpoints(config: RunSettings, path: Path) -> list[tuple[int, Path]]:
 def main(arguments: list[str]) -> None:
     named, checkpoint = given(arguments, "--method"), Path(given(arguments, "--checkpoint") or "")
     first = next((f for f in (checkpoint, *sorted(checkpoint.glob("trial-*/best.pth"))) if f.is_file()), checkpoint)
-    method = method_named(named) if named and not is_own(first) else method_of(first)
+    method = method_of(first, otherwise=named or "sdcl")
     options = parse_test(arguments, __doc__ or "", method.presets)
     config = options.config
     if options.output is not None:
@@ -153,11 +153,6 @@ def main(arguments: list[str]) -> None:
             print(f"{output} holds this table{kept}")
     finally:
         distributed.stop()
-
-
-def is_own(path: Path) -> bool:
-    """Whether this is a checkpoint of this project, which says its method itself."""
-    return path.is_file() and is_own_format(path)
 
 
 if __name__ == "__main__":
