@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)                                       # the rename itself
         os.close(folder)
     except (OSError, RuntimeError) as error:                   # torch.save turns a full disk into a RuntimeError
+        if interruption := next((e for e in _causes(error) if not isinstance(e, Exception)), None):
+            raise interruption from None                       # and a Ctrl-C
         raise UserError(
             f"cannot write {path}: {_reason(error)}. A file of this name that was there before is whole. Free space, "
             "or correct the permissions, and repeat (training: with --resume auto)"
@@ -42,12 +44,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def _reason(error: BaseException) -> str:
     """What the system said: torch.save raises an error of its own while it handles the system's."""
-    found: BaseException | None = error
-    while found is not None:
+    for found in _causes(error):
         if isinstance(found, OSError) and found.strerror:
             return found.strerror
-        found = found.__context__
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one during whose handling it was raised, and so on."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__context__
 
 
 def check_writable(path: Path) -> None:

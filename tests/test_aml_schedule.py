@@ -73,7 +73,7 @@ IMPOSSIBLE = {
     "later phase": ("sysu", {"start_from": Path("x.pth")}),
     "two or more labels": ("sysu", {"source_batch": 24}),
     "--eps takes": ("sysu", {"eps": 1.0}),
-    "at least one in each layer": ("sysu", {"model": ModelConfig(blocks=(1, 0, 1, 1))}),
+    "--blocks takes a number at least 1": ("sysu", {"model": ModelConfig(blocks=(1, 0, 1, 1))}),
 }
 
 

@@ -27,10 +27,10 @@ def forward_replicas(model, visible, infrared, replicas):
 
 @pytest.mark.parametrize(("replicas", "b"), [(1, 4), (2, 4), (2, 5), (4, 8)])
 def test_replicas_equal_separate_models(replicas, b):
-    model = build_model(SMALL).train()
+    model = build_model(SMALL).train().double()
     copies = [copy.deepcopy(model) for _ in range(replicas)]
-    v, i = batch(b)
-    weights = torch.randn(2, 3 * b, 16)
+    v, i = (x.double() for x in batch(b))
+    weights = torch.randn(2, 3 * b, 16, dtype=torch.float64)
 
     parts = list(zip(copies, v.chunk(replicas), i.chunk(replicas), strict=True))
     outputs = [(m(visible=x, infrared=y), len(x)) for m, x, y in parts]
@@ -41,11 +41,11 @@ def test_replicas_equal_separate_models(replicas, b):
     got = forward_replicas(model, v, i, replicas)
     (weights[0] * got.deep + weights[1] * got.shallow).sum().backward()
     for a, c in zip(got, want, strict=True):
-        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-10)
     for name, p in model.named_parameters():
         if p.requires_grad:
             summed = sum(m.get_parameter(name).grad for m in copies)
-            torch.testing.assert_close(p.grad, summed, rtol=1e-4, atol=1e-4, msg=name)
+            torch.testing.assert_close(p.grad, summed, rtol=1e-8, atol=1e-8, msg=name)
     for name, buffer in model.named_buffers():              # running statistics are those of replica 0
         torch.testing.assert_close(buffer, copies[0].get_buffer(name), msg=name)
 

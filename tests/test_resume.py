@@ -3,6 +3,7 @@
 import builtins
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from weight_files import SMALL
 from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
-from sdcl.errors import UserError
+from sdcl.errors import Terminated, UserError
 from sdcl.files import write_atomically, write_json
 from sdcl.frame import run as run_module
 from sdcl.frame.checkpoints import pack, read_checkpoint, save_checkpoint
@@ -281,6 +282,24 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> Non
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, "both writes failed, with the message"
     assert (tmp_path / "last.pth").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, Terminated])
+def test_a_signal_while_a_checkpoint_is_written_is_no_failed_write(tmp_path: Path, interruption: type) -> None:
+    """torch.save closes its archive after any exception, and raises another where the archive is short of bytes."""
+    class Interrupted(io.FileIO):
+        def write(self, data) -> int:
+            if self.tell() > 1000:
+                raise interruption
+            return super().write(data)
+
+    def write(temporary: Path) -> None:
+        with Interrupted(temporary, "w") as file:
+            torch.save({f"{n}": torch.zeros(1000) for n in range(10)}, file)
+
+    with pytest.raises(interruption):
+        write_atomically(tmp_path / "last.pth", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_failing_writes_in_a_run(here, monkeypatch, tmp_path: Path) -> None:

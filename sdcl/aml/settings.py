@@ -232,7 +232,6 @@ class Config(RunSettings):
         super().__post_init__()
         phases = self.phases
         problems = [
-            (min(self.model.blocks) < 1, f"blocks are {self.model.blocks}: at least one in each layer"),
             (
                 self.phase == "target_dbscan" and self.dataset == "regdb",
                 "RegDB has no DBSCAN phase: its phases are source, source_mutual and target_kmeans",
