@@ -120,6 +120,9 @@ class RunSettings:
     data."""
     synthetic_identities: tuple[Annotated[int, Range(1, 9999)], Annotated[int, Range(1, 9999)]] = (40, 30)
     """Training and test identities of the synthetic set."""
+    synthetic_size: tuple[Annotated[int, Range(16, 4096)], Annotated[int, Range(8, 4096)]] | None = None
+    """Height and width of the drawn images in pixels. None: as the network reads them. Methods that are to see the same
+    people draw them in the same size."""
     galleries: Literal["seeded", "official"] = "seeded"
     """SYSU-MM01: gallery images of a test by Python's generator seeded with the trial, as in most code, or by the data
     set's own exp/rand_perm_cam.mat. Sizes and expected results are the same, the images are others: a table must say

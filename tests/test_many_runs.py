@@ -94,6 +94,8 @@ def test_runs_on_other_people_do_not_stand_in_one_table(tmp_path):
 def test_all_methods_with_a_demo_are_found():
     found = [method.name for method in table.methods_here()]
     assert {"sdcl", "pic"} <= set(found) and found == sorted(found)
+    demos = [method.presets["demo"] for method in table.methods_here()]
+    assert len({(demo.synthetic_identities, demo.synthetic_size or demo.image_size) for demo in demos}) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from sdcl.errors import UserError
 
 __all__ = ["Images", "load_images"]
 
-ANOTHER_WORLD = 1_000
-"""Added to the target's seed, so that source people and cameras are others than the target's."""
+SOURCE_WORLD = 1_000
+"""Seed of the drawn source, whatever the target's is: one set of source people, other ones than any target's."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,6 @@ def _fingerprint(source: Source) -> str:
 
 def _draw(config: Config) -> None:
     train, test = config.synthetic_identities
-    height, width = config.image_size
-    people = SyntheticConfig(
-        train, test, seed=(config.synthetic_seed or 0) + ANOTHER_WORLD, height=height, width=width
-    )
+    height, width = config.synthetic_size or config.image_size
+    people = SyntheticConfig(train, test, seed=SOURCE_WORLD, height=height, width=width)
     write_source_layout(config.source_dir, people, config.style, progress=sys.stderr.isatty())

@@ -27,13 +27,14 @@ PRESETS: dict[str, Config] = {
     # light, and their infrared views by another camera stand for the images that a diffusion model generated.
     "demo": Config(
         dataset="sysu",
-        data_dir=Path("data/aml-demo"),
+        data_dir=Path("data/demo"),
         run_dir=Path("runs/aml-demo"),
         source_dir=Path("data/aml-demo-source"),
         model=ModelConfig(image_height=64, image_width=32, blocks=(1, 1, 1, 1), channels=8),
         galleries="seeded",
         published_counts=False,
         synthetic_seed=0,
+        synthetic_size=(96, 48),  # as the other methods' demos draw them
         workers=0,
         embedding_batch=128,
         precision="fp32",

@@ -149,11 +149,6 @@ def _draw(config: RunSettings) -> None:
             "leave the option out, or choose another preset"
         )
     train, test = config.synthetic_identities
-    people = SyntheticConfig(
-        train_identities=train,
-        test_identities=test,
-        seed=config.synthetic_seed or 0,
-        height=config.image_size[0],
-        width=config.image_size[1],
-    )
+    height, width = config.synthetic_size or config.image_size
+    people = SyntheticConfig(train, test, seed=config.synthetic_seed or 0, height=height, width=width)
     draw(config.data_dir, people)

@@ -161,7 +161,10 @@ def _finished_runs(rows: Sequence[Row], run_dir: Path) -> dict[Row, list[dict[st
             other, compared = first.setdefault(row.method.name, (folder, config))
             varied = {n: getattr(compared, n) for n in (*VARIED, *by_rows) if hasattr(config, n)}
             differences = dataclasses.replace(config, **varied).differences(compared)
-            people = {(c.dataset, c.synthetic_identities) for c in (config, *(c for _, c in first.values()))}
+            people = {
+                (c.dataset, c.synthetic_identities, c.synthetic_size or c.image_size)
+                for c in (config, *(c for _, c in first.values()))
+            }
             if differences or len(people) > 1:
                 what = ", ".join(differences) or "other data"
                 raise UserError(f"{folder} and {other} cannot stand in one table: {what}. Move one of them away")
