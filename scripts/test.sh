@@ -8,4 +8,6 @@ if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow" "$@"
 fi
-exec "$PYTHON" -m pytest "$@"
+# File by file on up to four cores, one thread each: more threads than cores are slower than one.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" NUMBA_NUM_THREADS="${NUMBA_NUM_THREADS:-1}"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

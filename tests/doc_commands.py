@@ -37,15 +37,12 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelConfig(image_height=32, image_width=16, dim=32, depth=2, heads=2, drop_path=0.0)
 
 SMALLER = {
-    "scripts/ablation.py": "--seeds 1 --data-seeds 0",
     "scripts/bench_clustering.py": "--rows 100 --plain-up-to 0 --width 16 --rounds 1 --ways fast",
     "scripts/bench_input.py": "--height 32 --width 16 --identities 2 --instances 2 --steps 1 --rounds 1",
     "scripts/bench_scale.py": "--rows 100 200 --width 16 --batch 8 --phases metrics",
-    "scripts/bench_step.py": "--rounds 1 --ways plain fp32",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
     "scripts/seeds.py": "--seeds 1 --device cpu",
     "scripts/label_source.py": "--k1 8 --k2 3",
-    "scripts/torture.py": "--kills 1",
     "train_aml.py": "--synthetic-identities 4 2 --image-height 32 --image-width 16 --channels 2 --source-iterations 2 "
     "--target-iterations 2 --source-batch 8 --target-batch 8 --eps 0.5 --k1 8 --k2 3 --clusters 5",
     "train_pic.py": "--width 4 --blocks 1 1 1 1 --image-height 32 --image-width 16 --identities 4 --instances 6 "
