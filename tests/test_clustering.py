@@ -485,21 +485,6 @@ def test_sums_in_order_are_those_of_a_loop():
     assert len(unique) == len(sums) == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", DATA)
-def test_a_gpu_gives_the_same(name):
-    features = torch.from_numpy(DATA[name]).cuda()
-    assert steps_for(features) is steps_torch
-    for k1, k2 in SETTINGS:
-        rank, _ = nearest_neighbors(features, k1)
-        assert rank.is_cuda
-        np.testing.assert_array_equal(rank.cpu(), plain_neighbors(DATA[name], k1))
-        np.testing.assert_allclose(dense(jaccard_distance(features, k1, k2)), definition(name, k1, k2), atol=1e-6)
-        for eps, min_samples in ((0.6, 4), (0.3, 4), (0.5, 2)):
-            want = cluster(DATA[name], eps, min_samples, k1, k2)
-            np.testing.assert_array_equal(cluster(features, eps, min_samples, k1, k2), want)
-
-
 @pytest.mark.parametrize("knn", ["exact", "ivf"])
 def test_shares_of_the_rows_are_searched_as_the_whole(knn):
     if knn == "ivf":

@@ -322,22 +322,6 @@ def test_parts_of_processes_make_up_the_whole(records, modality, processes, monk
         torch.testing.assert_close(torch.cat([part[step][0] for part in parts]), images, rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_nothing_waits_and_views_are_those_of_the_cpu(records) -> None:
-    images, draws = colours(32), drawn(32, VISIBLE)
-    expected = on_device.augment(images, draws, PADDING)
-    moved = images.cuda(), Draws(*(x.cuda() for x in draws))
-    on_device.augment(*moved, PADDING)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        views = on_device.augment(*moved, PADDING)
-        draw(32, *SIZE, PADDING, VISIBLE, torch.Generator("cuda").manual_seed(0))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(views.cpu(), expected, rtol=0, atol=1e-4)
-    assert all(x.is_cuda for x, _ in load(records, device="cuda"))
-
-
 def test_contrast_meets_what_came_before_it() -> None:
     """The mean grey that contrast blends with is that of the image as brightness left it, not of the original."""
     images = colours(2).permute(0, 3, 1, 2) / 255

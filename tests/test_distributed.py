@@ -321,16 +321,6 @@ def test_bfloat16_under_data_parallel_is_that_of_one_device():
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="DataParallel needs two GPUs")
-@pytest.mark.parametrize("stage", [1, 2])
-def test_data_parallel_on_gpus_trains_as_one_device(folder, stage):
-    def sequential(forward):
-        assert isinstance(forward.network, nn.DataParallel)
-        forward.network, forward.model.bn_replicas = forward.network.module, 2
-
-    same(train(folder, stage, device="cuda")["model"], train(folder, stage, wrap=sequential, device="cuda")["model"])
-
-
 @pytest.mark.parametrize("processes, replicas", [(3, 2), (4, 2), (2, 1), (2, 3)])
 def test_processes_that_do_not_go_with_the_replicas_are_refused(monkeypatch, processes, replicas):
     monkeypatch.setattr(distributed, "world", lambda: processes)

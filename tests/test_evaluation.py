@@ -170,15 +170,6 @@ def test_kinds_of_input():
     check(regdb_metrics(half, qi, gi), naive(half.float().numpy(), qi, gi))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_equals_naive_loops():
-    s, qi, gi, qc, gc = (torch.from_numpy(x).cuda() for x in problem(6, 50, 80, 12))
-    want = naive(*(x.cpu().numpy() for x in (s, qi, gi, qc, gc)))
-    check(sysu_metrics(s, qi, gi, qc, gc), want)
-    check(sysu_metrics(s, qi.cpu().numpy(), gi.cpu(), qc, gc.tolist()), want)
-    np.testing.assert_array_equal(flat(chance(qi, gi, qc, gc)), flat(chance(*(x.cpu() for x in (qi, gi, qc, gc)))))
-
-
 # -- hand-computed cases -----------------------------------------------------------------------------------------------
 
 def test_hand_computed():

@@ -1,16 +1,23 @@
 """What runs on a GPU against the same on the CPU, in float32: steps of both stages, memories, losses, labels."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_device_augment import PADDING, SIZE, VISIBLE, colours, drawn
+from test_evaluation import check, flat, naive, problem
 from test_train_epoch import CONFIG, SMALL, STAGES, batches, labels_and_memories
 
 from sdcl.clustering import cluster
 from sdcl.cnl import neighbor_loss, neighbor_mask
 from sdcl.cra import associate
+from sdcl.data import device_augment
+from sdcl.data.device_augment import Draws
+from sdcl.data.transforms import normalize_bytes
+from sdcl.evaluation import chance, sysu_metrics
 from sdcl.memory import ClusterMemory, InstanceMemory
 from sdcl.models import build_model, channels_last_stems, compile_parts
 from sdcl.training import step
@@ -23,6 +30,18 @@ def close(got, want, tolerance=1e-4):
     """Equal up to a share of the largest value."""
     scale = float(want.abs().max()) or 1.0
     assert float((got.detach().cpu().float() - want.detach().float()).abs().max()) <= tolerance * scale
+
+
+@contextlib.contextmanager
+def no_waiting(device):
+    """Whatever makes the host wait for the GPU is an error."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def one_step(device, stage, precision="fp32", prepare=lambda model: None, monkeypatch=None, replicas=2):
@@ -103,13 +122,8 @@ def test_no_step_waits_for_the_gpu(gpu):
     given = [[x.to(gpu) if x.is_floating_point() else x for x in batch] for batch in batches(3)]
     arguments = (labels, memories, dataclasses.replace(CONFIG.at(10), steps=100), CONFIG)
     step.train_epoch(forward, optimizer, given[:1], *arguments)
-    if gpu.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting(gpu):
         assert step.train_epoch(forward, optimizer, given, *arguments) == {}
-    finally:
-        if gpu.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_memories_move_as_on_the_cpu(gpu):
@@ -160,3 +174,27 @@ def test_clustering_gives_the_labels_of_the_cpu(gpu, n):
     want = cluster(features)
     assert want.max() > n // 40
     np.testing.assert_array_equal(cluster(features.to(gpu)), want)
+
+
+def test_augmented_views_are_those_of_the_cpu_and_nothing_waits(gpu):
+    images, draws = colours(32), drawn(32, VISIBLE)
+    expected = device_augment.augment(images, draws, PADDING)
+    moved = images.to(gpu), Draws(*(x.to(gpu) for x in draws))
+    device_augment.augment(*moved, PADDING)
+    with no_waiting(gpu):
+        views = device_augment.augment(*moved, PADDING)
+        device_augment.draw(32, *SIZE, PADDING, VISIBLE, torch.Generator(gpu).manual_seed(0))
+    torch.testing.assert_close(views.cpu(), expected, rtol=0, atol=1e-4)
+
+
+def test_every_byte_is_normalised_as_on_the_cpu(gpu):
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).repeat(1, 1, 1, 3)
+    assert torch.equal(normalize_bytes(pixels.to(gpu)).cpu(), normalize_bytes(pixels))
+
+
+def test_metrics_are_those_of_naive_loops(gpu):
+    s, qi, gi, qc, gc = (torch.from_numpy(x).to(gpu) for x in problem(6, 50, 80, 12))
+    want = naive(*(x.cpu().numpy() for x in (s, qi, gi, qc, gc)))
+    check(sysu_metrics(s, qi, gi, qc, gc), want)
+    check(sysu_metrics(s, qi.cpu().numpy(), gi.cpu(), qc, gc.tolist()), want)
+    np.testing.assert_array_equal(flat(chance(qi, gi, qc, gc)), flat(chance(*(x.cpu() for x in (qi, gi, qc, gc)))))
