@@ -6,7 +6,7 @@ cache of resized ones, augmentation in workers against that on the device.
     python scripts/bench_input.py --workers 8 --device cuda   # as training would run on this machine
 
 All ways run in turn, round after round; medians are printed. Without workers and GPU the clock is this process's own
-processor time, which other programs on the machine change little. "reading" is what is left to the
+processor time, which other programs on the machine change little. "reading" (and augmenting) is what is left to the
 processor when a GPU does the rest: batches are loaded and thrown away. A view is an image as the network sees it;
 training takes two of each visible image.
 """
@@ -43,6 +43,7 @@ TRAINING: dict[str, tuple[Any, bool]] = {
     "augmented in workers, files": ("workers", False),
     "augmented on the device, files": ("device", False),
     "augmented on the device, cache": ("device", True),
+    "reading and augmenting alone, files": ("workers", False),
     "reading for the device, files": ("device", False),
     "reading for the device, cache": ("device", True),
 }
@@ -107,7 +108,7 @@ class Visible:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for ((images, rows),) in self.loader:
-            yield images, rows
+            yield images if isinstance(images, torch.Tensor) else images[0], rows
 
 
 def table(title: str, loaders: dict[str, Iterable], device: torch.device, rounds: int, clock: Callable) -> None:
@@ -124,9 +125,9 @@ def table(title: str, loaders: dict[str, Iterable], device: torch.device, rounds
             if number:  # the first round warms files and device up
                 speeds[name].append(count / (clock() - start))
     first = median(next(iter(speeds.values())))
-    print(f"\n{title:34} {'views/s':>9} {'ratio':>7}")
+    print(f"\n{title:36} {'views/s':>9} {'ratio':>7}")
     for name, values in speeds.items():
-        print(f"{name:34} {median(values):9.0f} {median(values) / first:6.1f}x", flush=True)
+        print(f"{name:36} {median(values):9.0f} {median(values) / first:6.1f}x", flush=True)
 
 
 def main() -> None:

@@ -12,12 +12,15 @@ from torchvision.transforms import ColorJitter
 
 from sdcl.config import PRESETS
 from sdcl.data import jitter as jitter_module
+from sdcl.data import lines as lines_module
 from sdcl.data import loading
 from sdcl.data.images import open_image
 from sdcl.data.jitter import Jitter, draw_jitter, jitter
+from sdcl.data.lines import Lines, as_lines, as_pixels, resized
 from sdcl.data.loading import PIECE, StepLoader, Stream, training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
+from sdcl.data.transforms import resize
 from sdcl.training.views import InfraredTransform, Source, TrainingBatches, VisibleTransform
 
 SIZE, PADDING = (32, 16), 3
@@ -41,32 +44,69 @@ def test_jitter_is_torchvisions_to_the_last_bit() -> None:
         torch.manual_seed(seed)
         expected = np.array(steps(Image.fromarray(pixels)))
         torch.manual_seed(seed)
-        assert np.array_equal(jitter(pixels, draw_jitter(steps)), expected)
+        lines = as_lines(pixels, 32, 16)
+        changed = lines._replace(values=jitter(lines.values, draw_jitter(steps)))
+        assert np.array_equal(as_pixels(changed), expected)
 
 
 def test_colours_turn_as_in_pillow() -> None:
     """Every green and blue with each fifth red, each with another turn, through RGB, HSV and back."""
     values = np.arange(256, dtype=np.uint8)
-    pixels = np.empty((256, 256, 3), np.uint8)
-    pixels[..., 1], pixels[..., 2] = values[:, None], values
+    lines = np.empty((256, 3, 256), np.uint8)
+    lines[:, 1], lines[:, 2] = values[:, None], values
     for red in range(0, 256, 5):
-        pixels[..., 0] = red
+        lines[:, 0] = red
         draws = Jitter((3, 1, 0, 2), (1.0, 1.0, 1.0, (red * 37 % 255 - 127) / 255))
-        assert np.array_equal(jitter_module._in_blocks(pixels, draws), jitter_module._by_pillow(pixels, draws)), red
+        assert np.array_equal(jitter_module._in_lines(lines, draws), jitter_module._by_pillow(lines, draws)), red
 
 
 def test_where_pillow_rounds_otherwise_pillow_is_used(monkeypatch) -> None:
     assert jitter_module._as_pillow_does()
     monkeypatch.setattr(jitter_module, "_as_pillow_does", lambda: False)
-    monkeypatch.setattr(jitter_module, "_in_blocks", lambda *_: pytest.fail("the compiled code was used"))
-    pixels, draws = smooth(0, 9, 7), Jitter((0, 1, 2, 3), (0.7, 1.2, 0.9, 0.3))
-    assert np.array_equal(jitter(pixels, draws), jitter_module._by_pillow(pixels, draws))
-    assert draws.factors[3] == 0.3 and not np.array_equal(jitter(pixels, draws), pixels)
+    monkeypatch.setattr(jitter_module, "_in_lines", lambda *_: pytest.fail("the compiled code was used"))
+    pixels, steps = smooth(0, 9, 7), ColorJitter(0.5, 0.5, 0.5, 0.5)
+    torch.manual_seed(0)
+    expected = np.array(steps(Image.fromarray(pixels)))
+    torch.manual_seed(0)
+    changed = jitter(as_lines(pixels, 9, 7).values, draw_jitter(steps))
+    assert np.array_equal(as_pixels(Lines(changed, True)), expected) and not np.array_equal(expected, pixels)
 
 
 def test_a_jitter_that_leaves_an_operation_out_is_refused() -> None:
     with pytest.raises(ValueError, match="all four operations"):
         draw_jitter(ColorJitter(0.5, 0.5, 0.5))
+
+
+# -- resize, crop and mirroring ----------------------------------------------------------------------------------------
+
+
+def test_lines_are_resized_moved_and_mirrored_as_by_pillow() -> None:
+    """Images of every proportion, larger and smaller than they become, so that Pillow begins with either direction."""
+    rng, directions = np.random.default_rng(0), set()
+    for _ in range(150):
+        h, w, height, width = (int(n) for n in rng.integers(1, 80, 4))
+        down, right = int(rng.integers(-height, height + 1)), int(rng.integers(-width, width + 1))
+        pixels = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        lines, mirror = as_lines(pixels, height, width), bool(rng.integers(2))
+        assert np.array_equal(as_pixels(lines), pixels)
+        small = np.asarray(resize(height, width, "bilinear")(Image.fromarray(pixels)))
+        expected = np.zeros_like(small)
+        expected[max(down, 0) : height + down, max(right, 0) : width + right] = small[
+            max(-down, 0) : height - down, max(-right, 0) : width - right
+        ]
+        expected = expected[:, ::-1] if mirror else expected
+        for way in (lines_module._by_lines, lines_module._by_pillow):
+            assert np.array_equal(way(lines, height, width, down, right, mirror), expected), (h, w, height, width)
+        directions.add(lines.columns)
+    assert directions == {True, False} and lines_module._as_pillow_does()
+
+
+def test_where_pillow_resizes_otherwise_pillow_is_used(monkeypatch) -> None:
+    monkeypatch.setattr(lines_module, "_as_pillow_does", lambda: False)
+    monkeypatch.setattr(lines_module, "_by_lines", lambda *_: pytest.fail("the compiled code was used"))
+    pixels = smooth(0, 40, 30)
+    expected = np.asarray(Image.fromarray(pixels).resize((16, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(resized(as_lines(pixels, 32, 16), 32, 16), expected)
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Colour jitter of an image in one go: what torchvision's `ColorJitter` makes of a PIL image, to the last bit, several
 times faster.
 
-Each of its four operations reads and writes a whole image, and hue goes through HSV one pixel after the other. Here the
-bytes are taken block by block through all four while they are in the processor's nearest memory. Contrast alone needs
-the mean grey of the whole image as the operations before it left it, so there are two passes, before it and from it on.
+Each of its four operations reads and writes a whole image, and hue goes through HSV one pixel after the other. Here an
+image is taken line by line through all four while the line is in the processor's nearest memory: red, green and blue
+apart, as float32 and without branches, so that several pixels are worked on at once. Contrast alone needs the mean grey
+of the whole image as the operations before it left it, so there are two passes, before it and from it on.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from torchvision.transforms import functional as F
 __all__ = ["Jitter", "draw_jitter", "jitter"]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-BLOCK = 1024
-"""Pixels that are taken through the operations at once."""
-
+f32 = np.float32
 _compiled = njit(cache=True, nogil=True)
 
 
@@ -44,164 +43,151 @@ def draw_jitter(steps: ColorJitter) -> Jitter:
     return Jitter(tuple(order.tolist()), tuple(float(factor) for factor in factors))
 
 
-def jitter(pixels: np.ndarray, draws: Jitter) -> np.ndarray:
-    """uint8 [h, w, 3] -> the same, brightness, contrast, saturation and hue changed as `ColorJitter` does."""
+def jitter(lines: np.ndarray, draws: Jitter) -> np.ndarray:
+    """uint8 [n, 3, m] -> the same, brightness, contrast, saturation and hue changed as `ColorJitter` does.
+
+    n rows or columns of an image, each the red, then the green, then the blue values of its m pixels.
+    """
     if not _as_pillow_does():
-        return _by_pillow(pixels, draws)
-    return _in_blocks(pixels, draws)
+        return _by_pillow(lines, draws)
+    return _in_lines(lines, draws)
 
 
-def _in_blocks(pixels: np.ndarray, draws: Jitter) -> np.ndarray:
-    out = np.empty_like(pixels)
-    order = np.array(draws.order)
-    factors = np.array(draws.factors, np.float32)
+def _in_lines(lines: np.ndarray, draws: Jitter) -> np.ndarray:
+    out = np.empty_like(lines)
+    order, factors = np.array(draws.order), np.array(draws.factors, f32)
     # As torchvision turns a share of the circle into a step of a byte, which wraps around.
-    shift = int(np.int32(draws.factors[HUE] * 255).astype(np.uint8))
+    factors[HUE] = np.int32(draws.factors[HUE] * 255).astype(np.uint8)
     before = int(np.flatnonzero(order == CONTRAST)[0])
-    source, target = np.ascontiguousarray(pixels).reshape(-1, 3), out.reshape(-1, 3)
-    total = _change(source, target, order[:before], factors, 0, shift, *_tables())
-    mean = int(total / max(len(source), 1) + 0.5)
-    _change(target, target, order[before:], factors, mean, shift, *_tables())
+    greys = _change(lines, out, order[:before], factors, f32(0))
+    mean = f32(int(greys / max(lines.size // 3, 1) + 0.5))
+    _change(out if before else lines, out, order[before:], factors, mean)
     return out
 
 
-def _by_pillow(pixels: np.ndarray, draws: Jitter) -> np.ndarray:
+def _by_pillow(lines: np.ndarray, draws: Jitter) -> np.ndarray:
     """What `jitter` must be equal to."""
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(lines.transpose(0, 2, 1)))
     change = {BRIGHTNESS: F.adjust_brightness, CONTRAST: F.adjust_contrast, SATURATION: F.adjust_saturation,
               HUE: F.adjust_hue}  # fmt: skip
     for operation in draws.order:
         image = change[operation](image, draws.factors[operation])
-    return np.array(image)
+    return np.ascontiguousarray(np.asarray(image).transpose(0, 2, 1))
 
 
 @cache
 def _as_pillow_does() -> bool:
     """Whether the compiled code agrees with the installed Pillow on this machine; another rounding of either would
     change what the network sees. Also compiles it, before processes that need it are forked."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    pixels[:16] = pixels[:16, :, :1]
+    lines = np.random.default_rng(0).integers(0, 256, (64, 3, 64), dtype=np.uint8)
+    lines[:16] = lines[:16, :1]
     orders = ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1))
     cases = [Jitter(o, (0.5 + 0.29 * n, 1.4 - 0.3 * n, 0.6 + 0.3 * n, 0.13 + n / 9)) for n, o in enumerate(orders)]
-    return all(np.array_equal(_in_blocks(pixels, case), _by_pillow(pixels, case)) for case in cases)
+    return all(np.array_equal(_in_lines(lines, case), _by_pillow(lines, case)) for case in cases)
 
 
-# -- one block of pixels -----------------------------------------------------------------------------------------------
+# -- one line ----------------------------------------------------------------------------------------------------------
+# Bytes are held as float32: their sums and products below are whole numbers under 2^24, which it holds exactly.
 
 
 @_compiled
-def _change(source, target, operations, factors, mean, shift, hues, saturations, sixths, rests, shares, lows):
-    """Takes pixels [n, 3] through some operations; the sum of their grey values afterwards.
+def _change(source, target, operations, factors, mean):
+    """Takes lines [n, 3, m] through some operations; the sum of their grey values afterwards.
 
-    mean: of the grey values, for contrast. shift: of the hue, for a byte that wraps around.
+    factors: by operation; of hue the step of its byte, 0 ... 255. mean: of the grey values, for contrast. Without
+    operations nothing is written.
     """
-    n, total = len(source), 0
-    r, g, b = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
-    brightness, contrast = np.empty(256, np.uint8), np.empty(256, np.uint8)
-    for value in range(256):
-        brightness[value] = _blend(np.int32(0), np.int32(value), factors[BRIGHTNESS])
-        contrast[value] = _blend(np.int32(mean), np.int32(value), factors[CONTRAST])
-    for start in range(0, n, BLOCK):
-        count = min(BLOCK, n - start)
-        for i in range(count):
-            r[i], g[i], b[i] = source[start + i, 0], source[start + i, 1], source[start + i, 2]
+    n, _, m = source.shape
+    r, g, b, greys = np.empty(m, f32), np.empty(m, f32), np.empty(m, f32), np.zeros(m, f32)
+    for y in range(n):
+        _copy(source[y, 0], r), _copy(source[y, 1], g), _copy(source[y, 2], b)
         for operation in operations:
-            if operation == BRIGHTNESS:
-                for i in range(count):
-                    r[i], g[i], b[i] = brightness[r[i]], brightness[g[i]], brightness[b[i]]
-            elif operation == CONTRAST:
-                for i in range(count):
-                    r[i], g[i], b[i] = contrast[r[i]], contrast[g[i]], contrast[b[i]]
-            elif operation == SATURATION:
-                for i in range(count):
-                    grey = np.int32(_grey(r[i], g[i], b[i]))
-                    r[i] = _blend(grey, np.int32(r[i]), factors[SATURATION])
-                    g[i] = _blend(grey, np.int32(g[i]), factors[SATURATION])
-                    b[i] = _blend(grey, np.int32(b[i]), factors[SATURATION])
+            factor = factors[operation]
+            if operation == SATURATION:
+                _saturate(r, g, b, factor)
+            elif operation == HUE:
+                _turn_hue(r, g, b, factor)
             else:
-                _turn_hue(r, g, b, count, shift, hues, saturations, sixths, rests, shares, lows)
-        for i in range(count):
-            total += _grey(r[i], g[i], b[i])
-            target[start + i, 0], target[start + i, 1], target[start + i, 2] = r[i], g[i], b[i]
-    return total
+                other = mean if operation == CONTRAST else f32(0)
+                for channel in (r, g, b):
+                    for i in range(m):
+                        channel[i] = _blend(other, channel[i], factor)
+        for i in range(m):
+            greys[i] += _grey(r[i], g[i], b[i])
+        if len(operations):
+            _copy(r, target[y, 0]), _copy(g, target[y, 1]), _copy(b, target[y, 2])
+    return greys.astype(np.float64).sum()
+
+
+@_compiled
+def _copy(values, to):
+    for i in range(len(to)):
+        to[i] = np.int32(values[i])
 
 
 @_compiled
 def _blend(one, other, factor):
-    """Pillow's blend of two bytes, in float32: from `one` (factor 0) to `other` (1) and beyond."""
-    value = np.float32(one) + factor * np.float32(other - one)
-    return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+    """Pillow's blend of two values: from `one` (factor 0) to `other` (1) and beyond."""
+    return np.floor(_clip(one + factor * (other - one), f32(255)))
+
+
+@_compiled
+def _clip(value, highest):
+    return _lower(_higher(value, f32(0)), highest)
+
+
+@_compiled
+def _lower(x, y):  # one instruction each; the built-in functions also ask for NaN
+    return x if x < y else y
+
+
+@_compiled
+def _higher(x, y):
+    return x if x > y else y
 
 
 @_compiled
 def _grey(red, green, blue):
-    return (19595 * np.int32(red) + 38470 * np.int32(green) + 7471 * np.int32(blue) + 32768) >> 16
+    return np.floor((f32(19595) * red + f32(38470) * green + f32(7471) * blue + f32(32768)) * f32(1 / 65536))
 
 
 @_compiled
-def _turn_hue(r, g, b, count, shift, hues, saturations, sixths, rests, shares, lows):
-    """RGB to HSV, the hue shifted, and back, all in bytes as Pillow rounds them. Tables: see `_tables`."""
-    for i in range(count):
-        red, green, blue = r[i], g[i], b[i]
-        high, low = max(red, max(green, blue)), min(red, min(green, blue))
-        chroma = high - low
-        # Which channel is the highest says the third of the circle, the lowest its half; the middle one the rest.
-        if red == high:
-            sector, middle = (0, green) if blue == low else (1, blue)
-        elif green == high:
-            sector, middle = (2, blue) if red == low else (3, red)
-        else:
-            sector, middle = (4, red) if green == low else (5, green)
-        hue = (hues[sector, chroma, high - middle] + shift) & 255
-        saturation = saturations[chroma, high]
-        if saturation == 0:
-            r[i], g[i], b[i] = high, high, high
-            continue
-        p = lows[saturation, high]
-        sixth, share = sixths[hue], shares[saturation]
-        if sixth & 1:
-            x = np.float64(high) * (1.0 - np.float64(share * rests[hue]))
-        else:
-            x = np.float64(high) * (1.0 - np.float64(share) * (1.0 - np.float64(rests[hue])))
-        between = np.uint8(np.floor(x + 0.5))
-        if sixth == 0:
-            r[i], g[i], b[i] = high, between, p
-        elif sixth == 1:
-            r[i], g[i], b[i] = between, high, p
-        elif sixth == 2:
-            r[i], g[i], b[i] = p, high, between
-        elif sixth == 3:
-            r[i], g[i], b[i] = p, between, high
-        elif sixth == 4:
-            r[i], g[i], b[i] = between, p, high
-        else:
-            r[i], g[i], b[i] = high, p, between
+def _saturate(r, g, b, factor):
+    for i in range(len(r)):
+        grey = _grey(r[i], g[i], b[i])
+        r[i], g[i], b[i] = _blend(grey, r[i], factor), _blend(grey, g[i], factor), _blend(grey, b[i], factor)
 
 
-@cache
-def _tables() -> tuple[np.ndarray, ...]:
-    """hues uint8 [6, 256, 256] by sector, chroma and highest − middle channel; saturations uint8 [256, 256] by chroma
-    and highest channel; of a hue byte its sixth of the circle, int64 [256], and the rest, float32 [256]; of a
-    saturation byte its share, float32 [256]; lows uint8 [256, 256], the lowest channel by saturation and highest.
+@_compiled
+def _turn_hue(r, g, b, step):
+    """RGB to HSV in bytes, the hue `step` further, and back, rounded as in Pillow.
 
-    float32 and float64 alternate as in Pillow's conversions, since the rounding shows.
+    Pillow alternates between float32 and float64; these formulas round alike for every colour.
     """
-    single, double = np.float32, np.float64
-    chroma = np.maximum(np.arange(256), 1)[:, None].astype(single)
-    part = np.arange(256)[None].astype(single) / chroma                 # of the middle channel; of the lowest it is 1
-    one, part64 = single(1), part.astype(double)
-    raw = np.stack([one - part, part - one, 2.0 + 1.0 - part64, 2.0 + part64 - 1.0, 4.0 + 1.0 - part64,
-                    4.0 + part64 - 1.0]).astype(single)  # fmt: skip
-    turns = np.fmod(raw.astype(double) / 6.0 + 1.0, 1.0).astype(single)
-    hues = np.clip((turns.astype(double) * 255.0).astype(np.int64), 0, 255).astype(np.uint8)
-    hues[:, 0] = 0
-    values = np.arange(256)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = values[:, None].astype(single) / values[None].astype(single)
-        saturations = np.nan_to_num(ratio.astype(double) * 255.0, posinf=0).clip(0, 255).astype(np.uint8)
-    place = values.astype(single).astype(double) * 6.0 / 255.0
-    sixths = np.floor(place).astype(np.int64)
-    rests = (place - sixths.astype(single).astype(double)).astype(single)
-    shares = (values.astype(single).astype(double) / 255.0).astype(single)
-    lows = np.floor(values[None].astype(double) * (1.0 - shares[:, None].astype(double)) + 0.5).astype(np.uint8)
-    return hues, saturations, sixths % 6, rests, shares, lows
+    for i in range(len(r)):
+        red, green, blue = r[i], g[i], b[i]
+        high, low = _higher(red, _higher(green, blue)), _lower(red, _lower(green, blue))
+        chroma = high - low
+        # The highest channel says the third of the circle, the next one its half, the middle one's share the rest.
+        third = f32(0) if red == high else f32(2) if green == high else f32(4)
+        lead = green - blue if red == high else blue - red if green == high else red - green
+        half = f32(1) if lead >= f32(0) else f32(-1)
+        turn = (third + half - half * (chroma - abs(lead)) / _higher(chroma, f32(1))) / f32(6) * f32(255)
+        hue = np.floor(turn if turn >= f32(0) else turn + f32(255)) + step
+        place = f32(6) * (hue if hue < f32(256) else hue - f32(256))
+        saturation = np.floor(f32(255) * chroma / _higher(high, f32(1)))
+        r[i] = _channel(high, saturation, place, f32(0))
+        g[i] = _channel(high, saturation, place, f32(510))
+        b[i] = _channel(high, saturation, place, f32(1020))
+
+
+@_compiled
+def _channel(value, saturation, place, own):
+    """A channel of HSV's (value, saturation, hue) in bytes.
+
+    place: of the hue, own: of the channel's colour, on a circle of 6 * 255. Within a sixth of its colour a channel has
+    the whole value, from two sixths on it lacks the saturation.
+    """
+    away = abs(place - own)
+    lack = _clip(_lower(away, f32(1530) - away) - f32(255), f32(255))
+    return np.floor(value * (f32(255 * 255) - saturation * lack) * f32(1 / 255**2) + f32(0.5))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,8 +21,8 @@ from sdcl.data.cache import pixel_reader
 from sdcl.data.device_augment import DeviceAugmentation, Exchange, erase, exchange, unchanged
 from sdcl.data.device_augment import exchange_infrared as infrared_on_device
 from sdcl.data.device_augment import exchange_visible as visible_on_device
-from sdcl.data.images import open_image
 from sdcl.data.jitter import draw_jitter, jitter
+from sdcl.data.lines import LineReader, Lines, resized
 from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
@@ -97,29 +96,22 @@ class InfraredTransform(_TrainingChain):
 
 
 class ViewOfBytes:
-    """The same view before its normalisation: uint8 [h, w, 3] -> uint8 [height, width, 3] and int64 [7], what `finish`
-    is to erase (top, left, height, width; 0 high: nothing) and the sources of the three channels.
+    """The same view before its normalisation: an image's `Lines` to uint8 [height, width, 3] and int64 [7], what
+    `finish` is to erase (top, left, height, width; 0 high: nothing) and the sources of the three channels.
 
     Draws from PyTorch's default CPU generator what the chain would, in its order.
     """
 
     def __init__(self, height: int, width: int, padding: int, modality: str, view: int) -> None:
-        self.height, self.width, self.padding = height, width, padding
-        self.resize, self.draw_exchange = resize(height, width, "bilinear"), IN_WORKERS[modality][view]
+        self.size, self.padding, self.draw_exchange = (height, width), padding, IN_WORKERS[modality][view]
 
-    def __call__(self, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-        changed = jitter(pixels, draw_jitter(JITTER))
-        small = np.asarray(self.resize(Image.fromarray(changed)))
+    def __call__(self, lines: Lines) -> tuple[Tensor, Tensor]:
+        lines = lines._replace(values=jitter(lines.values, draw_jitter(JITTER)))
         # A crop out of a black frame is a shift.
         down, right = (self.padding - int(torch.randint(0, 2 * self.padding + 1, (1,))) if self.padding else 0
                        for _ in range(2))  # fmt: skip
-        view = np.zeros_like(small)
-        view[max(down, 0) : self.height + down, max(right, 0) : self.width + right] = small[
-            max(-down, 0) : self.height - down, max(-right, 0) : self.width - right
-        ]
-        if torch.rand(1) < 0.5:
-            view = view[:, ::-1].copy()
-        rectangle = RandomErasing().draw(self.height, self.width)
+        view = resized(lines, *self.size, down, right, mirror=bool(torch.rand(1) < 0.5))
+        rectangle = RandomErasing().draw(*self.size)
         sources = self.draw_exchange() if self.draw_exchange else (RED, GREEN, BLUE)
         return torch.from_numpy(view), torch.tensor([*rectangle, *sources])
 
@@ -167,7 +159,7 @@ class TrainingBatches:
             views = [torch.from_numpy] * len(ON_DEVICE[modality])
             return Stream(source.records, views, source.batches, source.seed, read)
         ways = [ViewOfBytes(*size, self.padding, modality, view) for view in range(len(IN_WORKERS[modality]))]
-        return Stream(source.records, ways, source.batches, source.seed, decoded)
+        return Stream(source.records, ways, source.batches, source.seed, LineReader(*size))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -182,11 +174,6 @@ class TrainingBatches:
                 yield tuple((way(images), rows) for way, (images, rows) in zip(augment, step, strict=True))
             else:
                 yield tuple((finish(*images), rows) for images, rows in step)
-
-
-def decoded(path: str) -> np.ndarray:
-    """uint8 [h, w, 3] of an image file. Raises UserError when it cannot be read."""
-    return np.asarray(open_image(path))
 
 
 Records = Mapping[str, Sequence[ImageRecord]]
