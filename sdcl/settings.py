@@ -120,6 +120,8 @@ class RunSettings:
     data."""
     synthetic_identities: tuple[Annotated[int, Range(1, 9999)], Annotated[int, Range(1, 9999)]] = (40, 30)
     """Training and test identities of the synthetic set."""
+    synthetic_images: Annotated[int, Range(1, 9999)] = 12
+    """Drawn images of a person in a camera that sees the person."""
     synthetic_size: tuple[Annotated[int, Range(16, 4096)], Annotated[int, Range(8, 4096)]] | None = None
     """Height and width of the drawn images in pixels. None: as the network reads them. Methods that are to see the same
     people draw them in the same size."""

@@ -42,6 +42,7 @@ def tiny_presets() -> dict[str, Config]:
             clip=PRESETS["sysu"].clip,
             text="clip",
             synthetic_identities=(4, 3),
+            synthetic_images=4,
             workers=0,
             eps=0.6,
             instances=16,

@@ -43,11 +43,13 @@ SMALLER = {
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
     "scripts/seeds.py": "--seeds 1 --device cpu",
     "scripts/label_source.py": "--k1 8 --k2 3",
-    "train_aml.py": "--synthetic-identities 4 2 --image-height 32 --image-width 16 --channels 2 --source-iterations 2 "
-    "--target-iterations 2 --source-batch 8 --target-batch 8 --eps 0.5 --k1 8 --k2 3 --clusters 5",
+    "train_aml.py": "--synthetic-identities 4 2 --synthetic-images 4 --synthetic-size 32 16 --image-height 32 "
+    "--image-width 16 --channels 2 --source-iterations 2 --target-iterations 2 --source-batch 8 --target-batch 8 "
+    "--eps 0.5 --k1 8 --k2 3 --clusters 5",
     "train_pic.py": "--width 4 --blocks 1 1 1 1 --image-height 32 --image-width 16 --identities 4 --instances 6 "
-    "--epochs 1 --pretrained None --synthetic-identities 4 3 --workers 0",
-    "train_mine.py": "--synthetic-identities 6 4 --epochs 1 --steps 1 --clusters 9 --width 2 --data-dir data/mine-demo",
+    "--epochs 1 --pretrained None --synthetic-identities 4 3 --synthetic-images 4 --workers 0",
+    "train_mine.py": "--synthetic-identities 6 4 --synthetic-images 4 --epochs 1 --steps 1 --clusters 9 --width 2 "
+    "--data-dir data/mine-demo",
     "sdcl.data.synthetic": "--train-identities 2 --test-identities 2 --height 32 --width 16 --workers 1",
 }
 
@@ -103,6 +105,7 @@ def tiny_presets() -> dict[str, Config]:
             preset,
             model=dataclasses.replace(MODEL, pretrained=None if name == "demo" else preset.model.pretrained),
             synthetic_identities=(4, 3),
+            synthetic_images=4,
             workers=0,
             epochs=2,
             stage2_from=1,

@@ -20,11 +20,10 @@ from sdcl.tensor_files import read_weights
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 # fmt: off
 TINY = [
-    "--synthetic-identities", "4", "2", "--image-height", "32", "--image-width", "16", "--channels", "2",
+    "--synthetic-identities", "4", "2", "--synthetic-images", "4", "--synthetic-size", "32", "16",
+    "--image-height", "32", "--image-width", "16", "--channels", "2",
     "--source-iterations", "3", "--target-iterations", "5", "--source-batch", "8", "--target-batch", "8",
     "--warmup-iterations", "1", "--source-delay-iterations", "2", "--target-delay-iterations", "1",
     "--save-every", "2", "--evaluate-every", "4", "--recluster-every", "3", "--eps", "0.5", "--k1", "8", "--k2", "3",

@@ -399,14 +399,8 @@ def test_nothing_is_downloaded(run, drawn, tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "message"), [
-    (["train_sdcl.py", "sysu", "--device", "cpu", "--data-dir", "none"],
-     "error: none: cam1, .*exp not found; put SYSU-MM01"),
-    (["test_sdcl.py", "regdb", "--device", "cpu", "--checkpoint", "none.pth"],
-     "error: none.pth does not exist: train first"),
-])  # fmt: skip
-def test_real_command_lines(tmp_path: Path, command: list[str], message: str) -> None:
-    program, *arguments = command
-    done = subprocess.run([sys.executable, ROOT / program, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and re.match(message, done.stderr), done.stderr
+def test_a_real_command_line(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "train_sdcl.py", "sysu", "--device", "cpu", "--data-dir", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert re.match("error: none: cam1, .*exp not found; put SYSU-MM01", done.stderr), done.stderr

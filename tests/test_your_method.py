@@ -20,9 +20,9 @@ from sdcl.frame.run_log import read_log
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = ["--synthetic-identities", "6", "4", "--synthetic-images", "4"]
 TINY = [
-    "--synthetic-identities", "6", "4", "--epochs", "2", "--steps", "3", "--clusters", "9", "--width", "4",
-    "--no-tensorboard",
+    *PEOPLE, "--epochs", "2", "--steps", "3", "--clusters", "9", "--width", "4", "--no-tensorboard",
 ]  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_the_page_s_method_goes_through_the_whole_frame(mine, capsys) -> None:
     assert all(torch.equal(x, resumed["model"][name]) for name, x in whole["model"].items())
 
     # Its own numbers again, from the checkpoint alone.
-    test_sdcl.main(["demo", "--checkpoint", "runs/whole/best.pth", "--synthetic-identities", "6", "4"])
+    test_sdcl.main(["demo", "--checkpoint", "runs/whole/best.pth", *PEOPLE])
     tested, trained = (json.loads(Path("runs/whole", f).read_text()) for f in ("test-best.json", "results.json"))
     assert tested["all_search"] == trained["all_search"] and tested["method"] == "mine"
 

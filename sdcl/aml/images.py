@@ -84,5 +84,5 @@ def _fingerprint(source: Source) -> str:
 def _draw(config: Config) -> None:
     train, test = config.synthetic_identities
     height, width = config.synthetic_size or config.image_size
-    people = SyntheticConfig(train, test, seed=SOURCE_WORLD, height=height, width=width)
+    people = SyntheticConfig(train, test, config.synthetic_images, seed=SOURCE_WORLD, height=height, width=width)
     write_source_layout(config.source_dir, people, config.style, progress=sys.stderr.isatty())

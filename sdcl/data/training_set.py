@@ -150,5 +150,6 @@ def _draw(config: RunSettings) -> None:
         )
     train, test = config.synthetic_identities
     height, width = config.synthetic_size or config.image_size
-    people = SyntheticConfig(train, test, seed=config.synthetic_seed or 0, height=height, width=width)
+    seed, images = config.synthetic_seed or 0, config.synthetic_images
+    people = SyntheticConfig(train, test, images, seed=seed, height=height, width=width)
     draw(config.data_dir, people)
