@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdcl.clustering import nearest_neighbors
+from sdcl.clustering import nearest_neighbors, neighbors
 from sdcl.cra import associate, smooth, vote
 
 
@@ -54,6 +54,23 @@ def test_ties_go_where_topk_on_the_cpu_puts_them():
     # written down from torch 2.15: a version that picks others would no longer follow the published runs
     counts = torch.tensor([[1] * 20, [0, 2, 1, 2] * 5, [3] + [0] * 18 + [3]])
     assert counts.topk(1).indices[:, 0].tolist() == [12, 11, 19]
+
+
+@pytest.mark.parametrize("smallest", [1, 10_000])
+def test_another_search_gives_equal_labels_where_distances_and_votes_tie(monkeypatch, smallest):
+    """Every row twice, few labels, and as many neighbours as let no pair fall apart: the compiled search and faiss."""
+    monkeypatch.setattr(neighbors, "TILES_FROM", smallest)
+    generator = torch.Generator().manual_seed(5)
+    vd, vs, rd, rs = torch.randn(4, 200, 8, generator=generator).repeat_interleave(2, 1)
+    labels = (torch.arange(200) // 10 - 1).repeat_interleave(2)
+    similarity = (F.normalize(vd, dim=1) @ F.normalize(rd, dim=1).T).sort(descending=True).values
+    assert (similarity[:, 0:20:2] - similarity[:, 1:20:2]).abs().max() < 1e-6
+    votes = vote(vd, vs, rd, rs, labels, 20)
+    tied = votes.counts == votes.counts.amax(1, keepdim=True)
+    several = [len(set(row[t].tolist())) > 1 for row, t in zip(votes.labels, tied, strict=True)]
+    assert sum(several) > 100
+    want = associate(vd, vs, rd, rs, labels, 20, 6)
+    assert torch.equal(associate(vd, vs, rd, rs, labels, 20, 6, search=nearest_neighbors), want)
 
 
 def test_the_association_is_its_votes_smoothed():

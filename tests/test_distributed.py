@@ -131,9 +131,10 @@ def labels(stage):
     )
     searched = []
 
-    def counted(features, k, knn, rows):
-        searched.append(rows.stop - rows.start)
-        return nearest_neighbors(features, k, knn, rows)
+    def counted(features, k, *shared, **targets):
+        if shared:  # not the association's
+            searched.append(shared[1].stop - shared[1].start)
+        return nearest_neighbors(features, k, *shared, **targets)
 
     with mock.patch.object(sdcl.training.labels, "nearest_neighbors", counted):
         made = make_labels(visible, infrared, CONFIG.at(EPOCHS[stage]), CONFIG)

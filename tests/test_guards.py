@@ -15,6 +15,7 @@ import train_sdcl
 from sdcl import distributed
 from sdcl.clustering import neighbors
 from sdcl.config import PRESETS, Config
+from sdcl.cra import associate
 from sdcl.data import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import UserError
@@ -60,6 +61,19 @@ def test_the_approximate_search_is_used_where_asked_for(knn, searches, monkeypat
     assert "Rows by the distance" in str(problem(visible=NONE, config=config))
     assert asked == [ROWS] * 3 * searches
     assert CONFIG.differences(config) == ["--knn exact (was ivf)"] * searches
+
+
+def test_training_associates_by_the_search_of_clustering(monkeypatch) -> None:
+    """From thousands of rows on that is the compiled one; labels are those of matrix products."""
+    monkeypatch.setattr(neighbors, "TILES_FROM", 1)
+    asked = []
+    search = neighbors.search_compiled
+    monkeypatch.setattr(neighbors, "search_compiled", lambda *x: asked.append(x[2]) or search(*x))
+    visible, infrared = embeddings(), embeddings()
+    made = make_labels(visible, infrared, STAGE2, CONFIG)
+    assert len(asked) == 2 + 3  # both modalities; two levels and the visible rows among themselves
+    plain = associate(*visible, *infrared, made.infrared, CONFIG.association_k, CONFIG.smooth_k)
+    assert torch.equal(made.visible, plain)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

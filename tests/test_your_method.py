@@ -102,7 +102,9 @@ def test_another_association_is_one_function() -> None:
         assert sdcl.training.labels.associate is scope["nearest_center"]
         infrared = torch.eye(4).repeat_interleave(3, 0)
         labels = torch.arange(4).repeat_interleave(3)
-        found = sdcl.training.labels.associate(torch.eye(4), torch.eye(4), infrared, infrared, labels)
+        found = sdcl.training.labels.associate(
+            torch.eye(4), torch.eye(4), infrared, infrared, labels, 20, 5, search=None
+        )
         assert found.tolist() == [0, 1, 2, 3]
     finally:
         sdcl.training.labels.associate = kept

@@ -102,7 +102,8 @@ def make_labels(visible: Embeddings, infrared: Embeddings, settings: EpochSettin
         if settings.stage == 1:
             return own, infrared_labels, own
         v, i = (x if config.shallow else Embeddings(x.deep, x.deep) for x in (visible, infrared))
-        associated = associate(*v, *i, infrared_labels.to(v.deep.device), config.association_k, config.smooth_k)
+        labels = infrared_labels.to(v.deep.device)
+        associated = associate(*v, *i, labels, config.association_k, config.smooth_k, search=nearest_neighbors)
         return own, infrared_labels, associated.cpu()
 
     own, infrared_labels, labels = (x.to(visible.deep.device) for x in distributed.from_main(make))
