@@ -19,7 +19,7 @@ from sdcl.cclnet.optimizers import set_learning_rate
 from sdcl.cclnet.settings import Config, EpochSettings
 from sdcl.cclnet.views import TrainingView
 from sdcl.data.cache import pixel_reader
-from sdcl.data.loading import training_loader
+from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.frame.embedding import device_of
 from sdcl.frame.meters import Meters
@@ -54,19 +54,20 @@ class EpochBatches:
     ) -> None:
         y = {m: labels[m].cpu().numpy() for m in MODALITIES}
         self.steps = steps or steps_of_epoch(y["visible"], y["infrared"], config.batch_size)
-        self.loaders = {}
+        streams = []
         for m in MODALITIES:
             own_seed = derive_seed(seed, m)
             rows = ClusterBatches(y[m], config.identities, config.instances, self.steps, own_seed)
             paths = [r.path for r in records[m]]
             read = pixel_reader(paths, m, config.image_size, "lanczos", config.image_cache, config.workers)
             view = TrainingView(m, config.image_size, config.crop_padding)
-            self.loaders[m] = training_loader(records[m], [view], rows, config.workers, own_seed, read=read)  # type: ignore[arg-type]
+            streams.append(Stream(records[m], [view], rows, own_seed, read))  # type: ignore[arg-type]
+        self.loader = StepLoader(streams, config.workers)
 
     def __iter__(self) -> Iterator[Batch]:
-        for pairs in zip(*self.loaders.values(), strict=True):
-            images, rows = zip(*pairs, strict=True)
-            yield Batch(dict(zip(self.loaders, images, strict=True)), dict(zip(self.loaders, rows, strict=True)))
+        for step in self.loader:
+            images, rows = zip(*step, strict=True)
+            yield Batch(dict(zip(MODALITIES, images, strict=True)), dict(zip(MODALITIES, rows, strict=True)))
 
 
 def train_epoch(

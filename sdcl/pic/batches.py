@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdcl.data.cache import pixel_reader
-from sdcl.data.loading import training_loader
+from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import ImageRecord
 from sdcl.pic.network import MODALITIES
 from sdcl.pic.sampler import IdentityBatches
@@ -57,13 +57,13 @@ class EpochBatches:
         self.labels = torch.from_numpy(np.searchsorted(known, identities[rows[0]]))
         size = config.image_size
         view = training_view(*size, config.crop_padding)
-        self.loaders = []
+        streams = []
         for modality, own in zip(MODALITIES, rows, strict=True):
             paths = [r.path for r in records[modality]]
             read = pixel_reader(paths, modality, size, INTERPOLATION, config.image_cache, config.workers)
             seed = derive_seed(config.seed, trial, epoch, modality)
-            loader = training_loader(records[modality], [view], _Rows(own), config.workers, seed, read=read)  # type: ignore[arg-type]
-            self.loaders.append(loader)
+            streams.append(Stream(records[modality], [view], _Rows(own), seed, read))  # type: ignore[arg-type]
+        self.loader = StepLoader(streams, config.workers)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +71,7 @@ class EpochBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Normalised images [m, 3, H, W] of each modality and labels int64 [m], on the CPU; UserError for an image
         that cannot be read."""
-        for (visible, _), (infrared, _), labels in zip(*self.loaders, self.labels, strict=True):
+        for ((visible, _), (infrared, _)), labels in zip(self.loader, self.labels, strict=True):
             yield visible, infrared, labels
 
 
