@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from numba import njit
 from PIL import Image
 
@@ -21,6 +22,8 @@ __all__ = ["LineReader", "Lines", "as_lines", "as_pixels", "resized"]
 
 BITS = 22
 """Of a weight behind the point."""
+EITHER_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+"""Pillow begins with the width; from version 13 on with the height where that loses more than twice the pixels."""
 
 
 class Lines(NamedTuple):
@@ -45,8 +48,7 @@ class LineReader:
 def as_lines(pixels: np.ndarray, height: int, width: int) -> Lines:
     """uint8 [h, w, 3], to be resized to this height and width."""
     h, w, _ = pixels.shape
-    # Pillow begins with the height where it loses more than twice the pixels that the width does.
-    if h - height > max(2 * (w - width), 0):
+    if EITHER_FIRST and h - height > max(2 * (w - width), 0):
         return Lines(np.ascontiguousarray(pixels.transpose(0, 2, 1)), False)
     return Lines(np.ascontiguousarray(pixels.reshape(h, 3 * w).T).reshape(w, 3, h), True)
 
@@ -93,8 +95,7 @@ def _by_pillow(lines: Lines, height: int, width: int, down: int, right: int, mir
 
 @cache
 def _as_pillow_does() -> bool:
-    """Whether the compiled code agrees with the installed Pillow: versions differ in the direction they begin with.
-    Also compiles it, before processes that need it are forked."""
+    """Whether the compiled code agrees with the installed Pillow. Also compiles it, before processes are forked."""
     numbers, agrees = np.random.default_rng(0), True
     for h, w in ((40, 30), (40, 17), (20, 30), (20, 9), (61, 40), (32, 16), (90, 90)):
         lines = as_lines(numbers.integers(0, 256, (h, w, 3), dtype=np.uint8), 32, 16)
