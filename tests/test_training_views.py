@@ -21,7 +21,7 @@ from sdcl.data.loading import PIECE, StepLoader, Stream, training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.data.transforms import resize
-from sdcl.training.views import InfraredTransform, Source, TrainingBatches, VisibleTransform
+from sdcl.training.views import InfraredTransform, Source, TrainingBatches, ViewOfBytes, VisibleTransform
 
 SIZE, PADDING = (32, 16), 3
 
@@ -147,6 +147,14 @@ def test_batches_are_those_of_the_described_chain_to_the_last_bit(records) -> No
     for step, expected in zip(whole, zip(*plain, strict=True), strict=True):
         for (images, rows), (other, same_rows) in zip(step, expected, strict=True):
             assert torch.equal(rows, same_rows) and images.dtype == other.dtype and torch.equal(images, other)
+
+
+def test_what_reading_processes_need_is_compiled_before_they_start() -> None:
+    guards = jitter_module._as_pillow_does, lines_module._as_pillow_does
+    for guard in guards:
+        guard.cache_clear()
+    ViewOfBytes(*SIZE, PADDING, "visible", 0)
+    assert [guard.cache_info().currsize for guard in guards] == [1, 1]
 
 
 def test_without_padding_nothing_is_drawn_for_the_crop(records) -> None:

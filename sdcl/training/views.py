@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,7 @@ from sdcl.data.cache import pixel_reader
 from sdcl.data.device_augment import DeviceAugmentation, Exchange, erase, exchange, unchanged
 from sdcl.data.device_augment import exchange_infrared as infrared_on_device
 from sdcl.data.device_augment import exchange_visible as visible_on_device
-from sdcl.data.jitter import draw_jitter, jitter
+from sdcl.data.jitter import Jitter, draw_jitter, jitter
 from sdcl.data.lines import LineReader, Lines, resized
 from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import ImageRecord
@@ -104,6 +105,9 @@ class ViewOfBytes:
 
     def __init__(self, height: int, width: int, padding: int, modality: str, view: int) -> None:
         self.size, self.padding, self.draw_exchange = (height, width), padding, IN_WORKERS[modality][view]
+        # Compiled here, once, since the processes that read are copies of this one.
+        pixel = np.zeros((1, 3, 1), np.uint8)
+        resized(Lines(jitter(pixel, Jitter((0, 1, 2, 3), (1, 1, 1, 0))), columns=True), 1, 1)
 
     def __call__(self, lines: Lines) -> tuple[Tensor, Tensor]:
         lines = lines._replace(values=jitter(lines.values, draw_jitter(JITTER)))
