@@ -16,7 +16,7 @@ from sdcl.frame.method import method_named
 
 pytestmark = pytest.mark.slow
 
-SMALL = [*TINY_RUN[1:], "--synthetic-identities", "6", "3"]
+SMALL = [*TINY_RUN[1:], "--synthetic-identities", "6", "3", "--synthetic-images", "8"]
 
 
 def finished(folder, method, value, **changes):
