@@ -17,10 +17,12 @@ from sdcl.config import PRESETS
 from sdcl.data import regdb
 from sdcl.evaluation import sysu_metrics
 from sdcl.frame import embedding_cache
+from sdcl.frame import results as results_module
 from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.frame.progress import result_table
-from sdcl.frame.results import mean_of_trials
-from sdcl.frame.retrieval import METRICS, evaluate, load_test_set
+from sdcl.frame.results import final_results, mean_of_trials
+from sdcl.frame.retrieval import METRICS, embed_test_set, evaluate, load_test_set
+from sdcl.frame.run import Run
 from sdcl.models import build_model
 from sdcl.report import write_report
 from sdcl.rerank import rerank
@@ -59,6 +61,33 @@ def make_weights(path, trial, seed=0):
     )
     save_checkpoint(path, packed | {"config": packed["config"] | {"model": vars(MODEL)}})
     return path
+
+
+# -- after training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks, tests", [((0.1, 0.2), 1), ((0.2, 0.1), 2)])
+def test_weights_of_one_epoch_are_tested_once(people, tmp_path, monkeypatch, ranks, tests):
+    config = dataclasses.replace(config_of(people), run_dir=tmp_path, model=MODEL, tensorboard=False)
+    run, embedded = Run(tmp_path, METHOD, config, 0, "made-up"), []
+    models = [build_model(MODEL) for _ in ranks]
+    run.restore(model=models[0])
+    for epoch, (rank1, model) in enumerate(zip(ranks, models, strict=True)):
+        run.save({"epoch": epoch}, rank1, model=model)
+    test_set = load_test_set(config)
+
+    def counted(*arguments):
+        embedded.append(arguments)
+        return embed_test_set(*arguments)
+
+    monkeypatch.setattr(results_module, "embed_test_set", counted)
+    results = final_results(run, build_model(MODEL), test_set)
+    run.close()
+    assert len(embedded) == tests
+    for name, model in (("last", models[-1]), (None, models[ranks.index(max(ranks))])):
+        part = results[name] if name else results
+        want = evaluate(METHOD, test_set, embed_test_set(METHOD, model, test_set, config), config, final=True)
+        assert {mode: part[mode] for mode in MODES} == want
 
 
 # -- shots -------------------------------------------------------------------------------------------------------------

@@ -57,11 +57,16 @@ def final_results(
         return evaluate(run.method, test_set, embed_test_set(run.method, model, test_set, run.config), run.config, True)
 
     parts: dict[str, Table] = {}
+    tested: dict[int, Table] = {}  # by epoch: the selected one often is the last one, too
     for name in ("best", "last", *run.method.parts):
         path = run.folder / f"{name}.pth"
         if path.exists():
-            load_weights(model, read_checkpoint(path), path)
-            parts[name] = test()
+            checkpoint = read_checkpoint(path)
+            epoch = checkpoint["epoch"]
+            if epoch not in tested:
+                load_weights(model, checkpoint, path)
+                tested[epoch] = test()
+            parts[name] = tested[epoch]
     if start is not None:
         model.load_state_dict(start())
         parts["start"] = test()
