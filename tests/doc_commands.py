@@ -41,9 +41,8 @@ SMALLER = {
     "scripts/bench_input.py": "--height 32 --width 16 --identities 2 --instances 2 --steps 1 --rounds 1",
     "scripts/bench_scale.py": "--rows 100 200 --width 16 --batch 8 --phases metrics",
     "scripts/bench_test.py": "--identities 2 --queries 50 --trials 2 --rounds 1",
-    "scripts/seeds.py": "--seeds 1 --device cpu",
     "scripts/label_source.py": "--k1 8 --k2 3",
-    "train_aml.py": "--synthetic-identities 4 2 --synthetic-images 4 --synthetic-size 32 16 --image-height 32 "
+    "train_aml.py": "--synthetic-identities 4 3 --synthetic-images 4 --synthetic-size 32 16 --image-height 32 "
     "--image-width 16 --channels 2 --source-iterations 2 --target-iterations 2 --source-batch 8 --target-batch 8 "
     "--eps 0.5 --k1 8 --k2 3 --clusters 5",
     "train_pic.py": "--width 4 --blocks 1 1 1 1 --image-height 32 --image-width 16 --identities 4 --instances 6 "
