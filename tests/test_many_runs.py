@@ -25,7 +25,7 @@ def finished(folder, method, value, **changes):
     config = dataclasses.replace(method.presets["demo"], **changes)
     write_json(folder / "config.json", {"method": method.name, **config.to_json()})
     results = {**made_up(value), "last": made_up(value - 0.1), "start": made_up(0.2), "chance": made_up(0.05)}
-    write_json(folder / "results.json", results | {"selected_by": "last"})
+    write_json(folder / "results.json", results | {"selected_by": config.select})
 
 
 def cells(text):
@@ -74,12 +74,22 @@ def test_each_method_stands_beside_its_own_start(tmp_path):
     finished(tmp_path / "sdcl" / "seed-1-data-1", sdcl, 0.7, **same)
     finished(tmp_path / "pic" / "seed-1-data-0", pic, 0.9, **same)
     rows = [row for method in (sdcl, pic) for row in table.rows_of(method)]
-    found = cells(results_table(rows, tmp_path))
+    text = results_table(rows, tmp_path)
+    assert text.endswith("epochs selected by Rank-1 on the test set.")
+    found = cells(text)
     assert found["SDCL", "selected"]["indoor search R1"] == "65.0 ± 7.1"
     assert found["SDCL", "last"]["all search R1"] == "55.0 ± 7.1"
     assert found["SDCL before training", ""]["runs"] == "2"
     assert found["PIC before training", ""]["all search R1"] == "20.0"
     assert found["chance", ""]["runs"] == "3"
+
+
+def test_each_method_s_way_to_select_an_epoch_is_said(tmp_path):
+    sdcl, pic = method_named("sdcl"), method_named("pic")
+    finished(tmp_path / "sdcl" / "seed-1", sdcl, 0.6, select="last")
+    finished(tmp_path / "pic" / "seed-1", pic, 0.9)
+    text = results_table([Row(method.name, method.title, method) for method in (sdcl, pic)], tmp_path)
+    assert text.endswith("epochs selected by taking the last (SDCL), Rank-1 on the test set (PIC).")
 
 
 def test_runs_on_other_people_do_not_stand_in_one_table(tmp_path):

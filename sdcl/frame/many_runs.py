@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,23 @@ def results_table(rows: Sequence[Row], run_dir: Path) -> str:
             title = f"{own[0].method.title} before training" if several else "before training"
             lines.append([title, "", str(len(starts)), *_cells(starts, modes)])
     lines.append(["chance", "", str(len(everything)), *_cells([r["chance"] for r in everything], modes)])
-    by = {"test-rank1": "Rank-1 on the test set", "last": "taking the last"}[everything[0]["selected_by"]]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\nMean ± deviation over runs, in percent; epochs selected by {by}."
+    return f"{text}\n\nMean ± deviation over runs, in percent; epochs selected by {_selected_by(runs)}."
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Fractions as `61.2 ± 1.3`, mean and sample deviation in percent; of a single one the mean alone."""
     percent = 100 * np.asarray(values, dtype=float)
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")
+
+
+def _selected_by(runs: Mapping[Row, Sequence[dict[str, Any]]]) -> str:
+    """How epochs were selected; method by method where that differs."""
+    words = {"test-rank1": "Rank-1 on the test set", "last": "taking the last"}
+    ways = {row.method.title: words[own[0]["selected_by"]] for row, own in runs.items()}
+    if len(set(ways.values())) == 1:
+        return next(iter(ways.values()))
+    return ", ".join(f"{way} ({title})" for title, way in ways.items())
 
 
 def _cells(parts: Sequence[dict[str, Any]], modes: Sequence[str]) -> list[str]:
