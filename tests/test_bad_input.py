@@ -140,6 +140,7 @@ def images_of(root: Path, preset: str, kind: str) -> list[Path]:
     return sorted((root / f"cam3/{int(identity):04d}").iterdir())[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["demo", "regdb"])
 @pytest.mark.parametrize("kind", ["training", "test"])
 def test_unreadable_images(run, data, preset: str, kind: str) -> None:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import bench_step  # noqa: E402
 
 
+@pytest.mark.slow
 def test_table(monkeypatch, capsys):
     tiny = dataclasses.replace(
         PRESETS["demo"], model=MODEL, identities=2, instances=4, embedding_batch=6, bn_replicas=2

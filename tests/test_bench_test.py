@@ -18,6 +18,7 @@ def test_loop_equals_the_definition(seed):
     check(bench_test.loop_metrics(s, qi, gi, qc, gc), naive(s, qi, gi, qc, gc))
 
 
+@pytest.mark.slow
 def test_table(tmp_path, monkeypatch, capsys):
     root = draw_people(tmp_path / "people")
     monkeypatch.setitem(PRESETS, "demo", dataclasses.replace(PRESETS["demo"], model=MODEL))

@@ -231,6 +231,7 @@ def run_copy(folder: Path, name: str, *broken: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_folder_works_with_and_without_what_was_compiled_in_it(tmp_path):
     pytest.importorskip("numba")
     for place in ("first", "second"):

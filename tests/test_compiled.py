@@ -53,6 +53,7 @@ def same(got, want):
         torch.testing.assert_close(got[name], want[name], rtol=1e-5, atol=1e-5, msg=lambda s, n=name: f"{n}: {s}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend, settings", [
     (graphs, {}), (graphs, {"gradient_checkpointing": True}), ("aot_eager", {"accumulate": 3}),
 ])  # fmt: skip
@@ -66,6 +67,7 @@ def test_steps_are_those_without(backend, settings):
     assert set(want) == set(build_model(SMALL).state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 def test_fused_kernels_compute_the_same():
     """One block, with branches left out. Whole steps take a compiler minutes on a CPU: scripts/bench_step.py."""

@@ -112,6 +112,7 @@ def test_each_query_has_its_precision_and_first_hit():
     assert chance(qi, gi).ap is None
 
 
+@pytest.mark.slow
 def test_memory_stays_within_what_a_chunk_takes():
     """Many chunks, in a process of its own: temporaries of all of them together would be 2 GB."""
     code = """

@@ -176,6 +176,7 @@ def test_embedding_statistics_are_taken_over_both_modalities_together():
     torch.testing.assert_close(out, F.batch_norm(seen[0], None, None, bn.weight, bn.bias, training=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("saving, drop_path", [
     ({"gradient_checkpointing": True}, 0.5), ({"accumulate": 2}, 0.5), ({"accumulate": 4}, 0.0),
@@ -212,6 +213,7 @@ def test_saving_memory_changes_nothing(saving, drop_path, replicas):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9, msg=name)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_hold_less_memory():
     """What the transformer needs beside its inputs and gradients goes down about as the parts' number goes up."""
     config = dataclasses.replace(SMALL, depth=9)

@@ -37,6 +37,7 @@ def batches(count: int, device: str = "cpu"):
         yield images[0], rows.repeat(2), images[1], rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, changes", [(1, {}), (2, {"accumulate": 2, "gradient_checkpointing": True})])
 def test_steps_never_wait_for_the_device(stage, changes):
     """The network, its gradients, the memories and the optimiser have no values here (meta tensors), so that whatever

@@ -71,6 +71,7 @@ def test_crop_shifts_by_up_to_ten_and_pads_black_and_flips_half() -> None:
     assert min(shifts) >= -10 and max(shifts) <= 10 and len(set(shifts)) >= 20
 
 
+@pytest.mark.slow
 def test_erasing_statistics() -> None:
     """Share of erased images, constants, the shape's limits and its uniform laws on an image where all shapes fit."""
     torch.manual_seed(0)
