@@ -1,5 +1,7 @@
 """What `check_aml.py` calls: AML's golden cases by the project's names. Weights come as {name: tensor}."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# isort: split
 from sdcl.aml import losses
 from sdcl.aml.labels import centers, kmeans, unify
 from sdcl.aml.losses import circle_logits, hard_triplet, smoothed_cross_entropy
