@@ -89,7 +89,7 @@ def test_each_method_s_way_to_select_an_epoch_is_said(tmp_path):
     finished(tmp_path / "sdcl" / "seed-1", sdcl, 0.6, select="last")
     finished(tmp_path / "pic" / "seed-1", pic, 0.9)
     text = results_table([Row(method.name, method.title, method) for method in (sdcl, pic)], tmp_path)
-    assert text.endswith("epochs selected by taking the last (SDCL), Rank-1 on the test set (PIC).")
+    assert text.endswith("epochs selected by taking the last (SDCL); Rank-1 on the test set (PIC).")
 
 
 def test_runs_on_other_people_do_not_stand_in_one_table(tmp_path):

@@ -129,10 +129,12 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 def _selected_by(runs: Mapping[Row, Sequence[dict[str, Any]]]) -> str:
     """How epochs were selected; method by method where that differs."""
     words = {"test-rank1": "Rank-1 on the test set", "last": "taking the last"}
-    ways = {row.method.title: words[own[0]["selected_by"]] for row, own in runs.items()}
-    if len(set(ways.values())) == 1:
-        return next(iter(ways.values()))
-    return ", ".join(f"{way} ({title})" for title, way in ways.items())
+    ways: dict[str, dict[str, None]] = {}  # way → titles of methods, in order
+    for row, own in runs.items():
+        ways.setdefault(words[own[0]["selected_by"]], {})[row.method.title] = None
+    if len(ways) == 1:
+        return next(iter(ways))
+    return "; ".join(f"{way} ({', '.join(titles)})" for way, titles in ways.items())
 
 
 def _cells(parts: Sequence[dict[str, Any]], modes: Sequence[str]) -> list[str]:
