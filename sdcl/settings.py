@@ -199,6 +199,11 @@ class RunSettings:
             raise UserError(f"trial is {self.trial}: RegDB has trials 1 to 10")
 
     @property
+    def drawn_size(self) -> tuple[int, int]:
+        """Height and width of drawn images, in pixels."""
+        return self.synthetic_size or self.image_size
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that the network sees, in pixels."""
         raise NotImplementedError

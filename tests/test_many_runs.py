@@ -105,7 +105,7 @@ def test_all_methods_with_a_demo_are_found():
     found = [method.name for method in table.methods_here()]
     assert {"sdcl", "pic"} <= set(found) and found == sorted(found)
     demos = [method.presets["demo"] for method in table.methods_here()]
-    people = {(c.synthetic_identities, c.synthetic_images, c.synthetic_size or c.image_size) for c in demos}
+    people = {(c.synthetic_identities, c.synthetic_images, c.drawn_size) for c in demos}
     assert len(people) == 1
 
 

@@ -19,7 +19,7 @@ from sdcl.errors import UserError
 __all__ = ["Images", "load_images"]
 
 SOURCE_WORLD = 1_000
-"""Seed of the drawn source, whatever the target's is: one set of source people, other ones than any target's."""
+"""Seed of the drawn source, whatever the target's is: one set of people, other ones than the targets of other seeds."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ def _fingerprint(source: Source) -> str:
 
 def _draw(config: Config) -> None:
     train, test = config.synthetic_identities
-    height, width = config.synthetic_size or config.image_size
+    height, width = config.drawn_size
     people = SyntheticConfig(train, test, config.synthetic_images, seed=SOURCE_WORLD, height=height, width=width)
     write_source_layout(config.source_dir, people, config.style, progress=sys.stderr.isatty())

@@ -149,7 +149,7 @@ def _draw(config: RunSettings) -> None:
             "leave the option out, or choose another preset"
         )
     train, test = config.synthetic_identities
-    height, width = config.synthetic_size or config.image_size
+    height, width = config.drawn_size
     seed, images = config.synthetic_seed or 0, config.synthetic_images
     people = SyntheticConfig(train, test, images, seed=seed, height=height, width=width)
     draw(config.data_dir, people)

@@ -172,7 +172,7 @@ def _finished_runs(rows: Sequence[Row], run_dir: Path) -> dict[Row, list[dict[st
             varied = {n: getattr(compared, n) for n in (*VARIED, *by_rows) if hasattr(config, n)}
             differences = dataclasses.replace(config, **varied).differences(compared)
             people = {
-                (c.dataset, c.synthetic_identities, c.synthetic_images, c.synthetic_size or c.image_size)
+                (c.dataset, c.synthetic_identities, c.synthetic_images, c.drawn_size)
                 for c in (config, *(c for _, c in first.values()))
             }
             if differences or len(people) > 1:
