@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests (minutes, no GPU needed): all of them, or with --fast those that start no whole run. Sets up the environment first if needed; further arguments go to pytest.
+# Runs the tests (minutes, no GPU needed): all of them, or with --fast those that start no whole run. Sets up the
+# environment first if needed; further arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
