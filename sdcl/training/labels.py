@@ -28,8 +28,7 @@ class PseudoLabels:
         visible_clusters: [N] DBSCAN's labels of the visible rows.
         infrared: [M] DBSCAN's labels of the infrared rows.
         visible: [N] the visible rows' labels in use: `visible_clusters` in stage 1, associated infrared labels in
-            stage 2
-            (whether or not the row is an outlier of its own modality).
+            stage 2 (whether or not the row is an outlier of its own modality).
         stage: 1 or 2.
     """
 
