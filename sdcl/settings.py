@@ -224,12 +224,12 @@ class RunSettings:
 
     def differences(self, other: RunSettings) -> list[str]:
         """Options whose values differ and that change what is computed, as `--eps 0.6 (was 0.5)`; empty: one run can
-        go on as the other."""
+        go on as the other. A file that comes with the project is the same in another checkout."""
         mine, theirs = _flat(self.to_json()), _flat(other.to_json())
         return [
             f"{option(k)} {mine[k]} (was {theirs.get(k)})"
             for k in mine
-            if k not in self.NOT_IN_RESULT and mine[k] != theirs.get(k)
+            if k not in self.NOT_IN_RESULT and _in_any_checkout(mine[k]) != _in_any_checkout(theirs.get(k))
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -255,6 +255,12 @@ class RunSettings:
         if not isinstance(data, dict):
             raise UserError(f"{where}: its settings are damaged; restore the file, or start afresh in another folder")
         return from_plain(cls, data, where)
+
+
+def _in_any_checkout(value: Any) -> Any:
+    """The path of a file in this project's `sdcl/assets` from there on; anything else as it is."""
+    shipped = isinstance(value, str) and Path(value).parts[-3:-1] == ("sdcl", "assets")
+    return Path(value).name if shipped else value
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,17 @@ def test_settings_are_frozen():
         SYSU.eps = 0.5
 
 
+def test_shipped_weights_are_the_same_in_another_checkout():
+    demo = PRESETS["demo"]
+
+    def starting_from(path):
+        return dataclasses.replace(demo, model=dataclasses.replace(demo.model, pretrained=path))
+
+    assert not starting_from("/elsewhere/sdcl/assets/demo_backbone.pth").differences(demo)
+    for other in ("/elsewhere/sdcl/assets/other.pth", "/elsewhere/demo_backbone.pth"):
+        assert starting_from(other).differences(demo) == [f"--pretrained {other} (was {demo.model.pretrained})"]
+
+
 def test_differences_name_what_changes_the_result():
     other = dataclasses.replace(
         SYSU,
