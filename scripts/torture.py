@@ -35,7 +35,7 @@ EPOCHS, STAGE2 = 4, 2
 SETTINGS = (
     "--device cpu --synthetic-seed None --pretrained None "
     "--image-height 32 --image-width 16 --dim 32 --depth 2 --heads 2 "
-    f"--epochs {EPOCHS} --stage2-from {STAGE2} --steps-stage1 3 --steps-stage2 3 --identities 2 --instances 4 "
+    f"--epochs {EPOCHS} --stage2-from {STAGE2} --steps-stage1 2 --steps-stage2 2 --identities 2 --instances 4 "
     "--min-samples 2 --k1 5 --k1-visible-stage2 5 --k2 2 --eps 0.6 --association-k 2 --smooth-k 1 "
     "--learning-rate 1e-5 --drop-path 0.3 --workers 0"
 ).split()
@@ -76,7 +76,7 @@ class Runs:
         # A killed process leaves its locks to the tracker, which need not say so.
         os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
         self.folder, self.data = folder, folder / "data"
-        people = SyntheticConfig(8, 6, images_per_camera=3, height=32, width=16, absence=0.0)
+        people = SyntheticConfig(8, 4, images_per_camera=2, height=32, width=16, absence=0.0)
         write_sysu_layout(self.data, people, workers=1, progress=False)
         sysu.prepare(self.data, progress=False)
         self.processes = multiprocessing.get_context("forkserver")  # imports PyTorch once, for children to use

@@ -8,8 +8,6 @@ alone, and a change of 1e-7 in the first weights has grown to 1e-4 five steps la
 
 import dataclasses
 import json
-import os
-import socket
 import threading
 from unittest import mock
 
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_machine import two_machines
+from test_machine import join, two_machines, two_processes
 from tiny_sets import TINY_RUN
 from torch import nn
 from torch.func import functional_call
@@ -145,16 +143,8 @@ CASES = {"stage 1": (1, 2), "stage 2": (2, 2), "4 replicas": (1, 4), "on the dev
 
 
 def work(rank, folder, port):
-    """One of two processes, as torchrun would start it."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    torch.set_num_threads(1)
+    """In one of two processes."""
+    join(rank, port)
     distributed.start(PRESETS["demo"])
     results = {name: train(folder, *case) for name, case in CASES.items()}
     results["labels"] = [labels(stage) for stage in EPOCHS]
@@ -187,10 +177,7 @@ def one(folder):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (folder, port), nprocs=2)
+    two_processes(work, folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

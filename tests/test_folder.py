@@ -170,6 +170,7 @@ def people(tmp_path_factory) -> Path:
 def test_training_test_and_report(people: Path, tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     options = ["--heads", "4", "--workers", "0", "--crop-padding", "3", "--association-k", "10", "--device", "cpu"]
+    options += ["--k1", "4", "--k1-visible-stage2", "4", "--k2", "2"]
     train_sdcl.main(["folder", *TINY_RUN[1:], *options, "--data-dir", str(people), "--run-dir", str(run)])
     said = capsys.readouterr().out
     assert "visible training identities" in said and "infrared to visible, queries" in said

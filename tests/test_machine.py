@@ -1,6 +1,8 @@
 """Devices and processes as a run meets them: no silent run on the CPU, more processes than GPUs, several machines."""
 
+import contextlib
 import dataclasses
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -11,9 +13,10 @@ import pytest
 import torch
 from tiny_sets import TINY_RUN
 
+import train_sdcl
 from sdcl import distributed
 from sdcl.config import PRESETS
-from sdcl.errors import UserError
+from sdcl.errors import UserError, run_program
 from sdcl.frame.cli import how_to_go_on
 
 ROOT = Path(__file__).parent.parent
@@ -112,11 +115,28 @@ def test_how_to_go_on_on_several_machines(monkeypatch):
     )
 
 
-def two_machines(arguments, folder):
-    """`torchrun --nnodes 2` of a process each, both here; status and output of each. `arguments(node)` are its own."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return free.getsockname()[1]
+
+
+def two_processes(function, folder):
+    """Runs `function(rank, folder, port)` in two processes, forked by a server that has imported the programs."""
+    multiprocessing.set_forkserver_preload(["train_sdcl"])
+    torch.multiprocessing.start_processes(function, (folder, free_port()), nprocs=2, start_method="forkserver")
+
+
+def join(rank, port):
+    """Makes this process one of two, as torchrun would."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
+    torch.set_num_threads(1)
+
+
+def two_machines(arguments, folder):
+    """`torchrun --nnodes 2` of a process each, both here; status and output of each. `arguments(node)` are its own."""
+    port = str(free_port())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     started = []
     for node in range(2):
@@ -127,30 +147,36 @@ def two_machines(arguments, folder):
     return [(p.wait(timeout=600), (folder / f"node{n}.txt").read_text()) for n, p in enumerate(started)]
 
 
+def train_apart(rank, folder, port):
+    """In one of two processes: a run in a folder of its own, as machines have that share no drive."""
+    join(rank, port)
+    places = ["--data-dir", str(folder / "data"), "--run-dir", str(folder / f"run{rank}")]
+    with open(folder / f"said{rank}.txt", "w") as said, contextlib.redirect_stderr(said), pytest.raises(SystemExit):
+        run_program(lambda: train_sdcl.main([*TINY_RUN, *places]))
+
+
 @pytest.mark.slow
 def test_two_machines_with_separate_run_folders_are_told(tmp_path):
-    def arguments(node):
-        return [*TINY_RUN, "--data-dir", str(tmp_path / "data"), "--run-dir", str(tmp_path / f"run{node}")]
-
-    outcomes = two_machines(arguments, tmp_path)
-    for status, said in outcomes:
-        assert status != 0
+    two_processes(train_apart, tmp_path)
+    for rank in range(2):
+        said = (tmp_path / f"said{rank}.txt").read_text()
         assert said.count("is not one folder for all machines: processes 1 do not see") == 1, said
+        assert not (tmp_path / f"run{rank}" / "log.jsonl").exists()
 
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_printed_once(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train_sdcl.py",
-               "sysu", "--device", "cpu", "--eps", "7"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    """By torchrun's processes, of a program that starts faster than a training."""
+    fail = "from sdcl.errors import UserError, run_program\n\ndef fail():\n    raise UserError('eps is 7')\n\n"
+    (tmp_path / "fail.py").write_text(fail + "run_program(fail)\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "fail.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.count("error: eps is 7") == 1, done.stderr
 
 
 def test_an_error_of_one_process_is_printed_whichever_it_is(tmp_path, monkeypatch, capsys):
-    from sdcl.errors import run_program
-
     def fail():
         raise UserError("only here")
 

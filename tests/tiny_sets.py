@@ -76,7 +76,8 @@ def draw_folder(root: Path) -> Path:
     """Drawn people named as in Market-1501: training images in a sub-folder a modality, the test's modality in the
     names."""
     with tempfile.TemporaryDirectory(dir=root.parent) as drawn:  # beside it, so that files can be linked
-        write_sysu_layout(Path(drawn), SyntheticConfig(8, 5, height=32, width=16), workers=1, progress=False)
+        people = SyntheticConfig(8, 5, images_per_camera=3, height=32, width=16)
+        write_sysu_layout(Path(drawn), people, workers=1, progress=False)
         training, test = sysu.raw_split(drawn)
         for modality in MODALITIES:
             for ids, parts in ((training, ["bounding_box_train"]), (test, ["query", "bounding_box_test"])):
