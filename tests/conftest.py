@@ -1,5 +1,6 @@
 """What all tests share. They compute on the CPU, wherever they run; only `pytest tests/gpu` sees the GPUs."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if GPU in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="no GPU is seen: pytest tests/gpu, on a machine that has one"))
+
+
+def pytest_collection_finish() -> None:
+    """Everything is imported: what is there stays, and need not be looked through whenever garbage is collected."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # modules are taken down in order
 
 
 @pytest.fixture(autouse=True)

@@ -59,8 +59,8 @@ RUN = [command for command in ALL if command.text not in NOT_RUN]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder that the commands run in, as working directory, with tiny presets, three of RegDB's trials (all ten:
-    test_resume.py) and a wide terminal."""
+    """The folder that the commands run in, as working directory, with tiny presets, three of RegDB's trials and a wide
+    terminal."""
     folder = tmp_path_factory.mktemp("checkout")
     lay_out(folder)
     with pytest.MonkeyPatch.context() as patch:

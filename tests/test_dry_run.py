@@ -1,10 +1,9 @@
 """The dry run: every phase at full size, nothing written, and hours that a real run takes."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from small_runs import draw_people
-from tiny_training import EPOCHS, ROOT, STAGE2, in_process, settings
+from test_machine import join, two_processes
+from tiny_training import EPOCHS, STAGE2, in_process, settings
 
 import train_sdcl
 from sdcl.clustering import cluster
@@ -123,15 +123,20 @@ def test_beside_a_run_that_goes_on(people: Path, tmp_path: Path, capsys) -> None
     assert "no weight file at" in run("train", "demo", *options, "--dry-run", "--pretrained", tmp_path / "none").error
 
 
-def test_two_processes_from_the_command_line(people: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = settings(data_dir=people, run_dir=tmp_path / "run", workers=1)
-    command = [*torchrun, "train_sdcl.py", "demo", *options, "--dry-run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("whole schedule") == 1 and list(table(done.stdout)) == [*PHASES, "whole schedule"]
-    assert [table(done.stdout)[f"train, stage {s}"][1] for s in (1, 2)] == [str(STAGE2), str(EPOCHS - STAGE2)]
+def rehearse(rank: int, folder: Path, port: int) -> None:
+    """In one of two processes."""
+    join(rank, port)
+    options = settings(data_dir=folder / "people", run_dir=folder / "run", workers=0)
+    with open(folder / f"said{rank}.txt", "w") as said, contextlib.redirect_stdout(said):
+        train_sdcl.main(["demo", *options, "--dry-run"])
+
+
+def test_two_processes(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "people").symlink_to(people)
+    two_processes(rehearse, tmp_path)
+    said = [(tmp_path / f"said{rank}.txt").read_text() for rank in range(2)]
+    assert list(table(said[0])) == [*PHASES, "whole schedule"] and "whole schedule" not in said[1]
+    assert [table(said[0])[f"train, stage {s}"][1] for s in (1, 2)] == [str(STAGE2), str(EPOCHS - STAGE2)]
     assert not (tmp_path / "run").exists()
 
 

@@ -54,6 +54,7 @@ def test_a_set_states_its_modes_and_galleries(roots, name: str) -> None:
     test = rules.test_set(roots[name], rules.trials[0])
     assert tuple(task.mode for task in test.tasks) == rules.modes and test.galleries == rules.galleries[0]
     assert [len(task.galleries) for task in test.tasks] == [10 if name in ("sysu", "llcm") else 1] * 2
+    assert len(rules.trials) == (10 if name == "regdb" else 1)
 
 
 def test_what_is_removed_for_a_query() -> None:
