@@ -10,8 +10,8 @@ cannot be read, 2 the data set is missing or malformed.
 import sdcl.startup  # noqa: F401  # first: it tells what is missing
 
 # isort: split
-from sdcl.data import sysu
 from sdcl.data.prepare import prepare_program
+from sdcl.data.readers import sysu
 from sdcl.errors import run_program
 
 if __name__ == "__main__":

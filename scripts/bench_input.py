@@ -29,9 +29,9 @@ import sdcl.startup  # noqa: F401  # first: it tells what is missing
 import torch
 
 from sdcl.config import PRESETS, Config  # noqa: E402
-from sdcl.data import sysu  # noqa: E402
 from sdcl.data.cache import pixel_reader  # noqa: E402
 from sdcl.data.loading import evaluation_loader, training_loader  # noqa: E402
+from sdcl.data.readers import sysu  # noqa: E402
 from sdcl.data.records import ImageRecord  # noqa: E402
 from sdcl.data.sampler import PseudoIdentityBatches  # noqa: E402
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout  # noqa: E402

@@ -21,7 +21,7 @@ import sdcl.startup  # noqa: F401  # first: it tells what is missing
 import torch.nn.functional as F
 
 from sdcl.clustering import cluster  # noqa: E402
-from sdcl.data.market_gen import LABEL_FILES, original_images, write_labels  # noqa: E402
+from sdcl.data.readers.market_gen import LABEL_FILES, original_images, write_labels  # noqa: E402
 from sdcl.errors import UserError, run_program  # noqa: E402
 from sdcl.files import check_writable  # noqa: E402
 from sdcl.frame.embedding import embed_paths  # noqa: E402

@@ -68,7 +68,7 @@ class Runs:
     stands."""
 
     def __init__(self, folder: Path) -> None:
-        from sdcl.data import sysu
+        from sdcl.data.readers import sysu
         from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 
         os.environ.setdefault("OMP_NUM_THREADS", "1")

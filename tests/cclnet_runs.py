@@ -13,7 +13,7 @@ from tiny_training import Result
 import train_cclnet
 from sdcl.cclnet.presets import PRESETS
 from sdcl.cclnet.settings import ClipConfig, Config
-from sdcl.data import sysu
+from sdcl.data.readers import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import run_program
 from sdcl.frame.cli import how_to_go_on

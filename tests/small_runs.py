@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sdcl.config import PRESETS, Config, ModelConfig
-from sdcl.data import sysu
+from sdcl.data.readers import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.files import write_json
 from sdcl.frame.checkpoints import pack, save_checkpoint

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.io import loadmat, savemat
 
-from sdcl.data import market_gen, sysu02
-from sdcl.data.sysu import take_inventory
+from sdcl.data.readers import market_gen, sysu02
+from sdcl.data.readers.sysu import take_inventory
 from sdcl.errors import UserError
 
 REAL_LISTS = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).parents[2] / "shared" / "golden")).parent / "data"

@@ -12,7 +12,7 @@ import torch
 import test_sdcl
 import train_aml
 from sdcl.aml.presets import PRESETS
-from sdcl.data.market_gen import load_source
+from sdcl.data.readers.market_gen import load_source
 from sdcl.errors import run_program
 from sdcl.frame.cli import how_to_go_on
 from sdcl.frame.run import Run

@@ -16,7 +16,7 @@ from tiny_sets import remove, write
 from tiny_training import ROOT, Result, in_process, settings
 
 from sdcl.config import Config, ModelConfig
-from sdcl.data import regdb, sysu
+from sdcl.data.readers import regdb, sysu
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout, write_sysu_layout
 from sdcl.frame.checkpoints import pack, save_checkpoint
 from sdcl.models import build_model

@@ -4,7 +4,7 @@ import re
 import sys
 
 from scripts import bench_input
-from sdcl.data import sysu
+from sdcl.data.readers import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 
 

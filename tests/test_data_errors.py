@@ -13,7 +13,7 @@ import pytest
 from tiny_sets import make_regdb, make_sysu, remove, save_image, write
 
 from sdcl.data import prepare as prepare_module
-from sdcl.data import regdb, sysu
+from sdcl.data.readers import regdb, sysu
 from sdcl.errors import UserError, run_program
 
 ROOT = Path(__file__).resolve().parents[1]

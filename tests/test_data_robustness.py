@@ -15,9 +15,10 @@ from PIL import Image
 from tiny_sets import make_regdb, make_sysu, save_image, write
 
 from sdcl.config import PRESETS
-from sdcl.data import cache, folder, images, regdb, sysu
+from sdcl.data import cache, images
 from sdcl.data.cache import build_caches, pixel_reader
 from sdcl.data.images import open_image, unreadable_images
+from sdcl.data.readers import folder, regdb, sysu
 from sdcl.data.records import ImageRecord, images_below, market_records
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.data.training_set import load_training_set

@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torchvision.transforms import functional as tv
 
 from sdcl.config import PRESETS
-from sdcl.data import device_augment as on_device
 from sdcl.data import transforms
-from sdcl.data.device_augment import CONTRAST, GREYED, HUE, Draws, draw
+from sdcl.data.augment import device as on_device
+from sdcl.data.augment.device import CONTRAST, GREYED, HUE, Draws, draw
 from sdcl.data.images import open_image
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches

@@ -18,7 +18,7 @@ from tiny_training import EPOCHS, STAGE2, in_process, settings
 import train_sdcl
 from sdcl.clustering import cluster
 from sdcl.config import PRESETS
-from sdcl.data import regdb
+from sdcl.data.readers import regdb
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.data.training_set import load_training_set
 from sdcl.frame import dry_run

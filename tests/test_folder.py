@@ -12,7 +12,7 @@ from tiny_sets import TINY_RUN, draw_folder, save_image
 import test_sdcl
 import train_sdcl
 from sdcl.config import PRESETS, Config
-from sdcl.data import folder
+from sdcl.data.readers import folder
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.training_set import load_training_set
 from sdcl.errors import UserError

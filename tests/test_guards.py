@@ -16,7 +16,7 @@ from sdcl import distributed
 from sdcl.clustering import neighbors
 from sdcl.config import PRESETS, Config
 from sdcl.cra import associate
-from sdcl.data import sysu
+from sdcl.data.readers import sysu
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.errors import UserError
 from sdcl.frame.guards import check_finite, out_of_memory_explained

@@ -18,8 +18,8 @@ from tiny_training import ROOT, differences, in_process
 
 import sdcl.pic.step
 import train_pic
-from sdcl.data import sysu
-from sdcl.data.regdb import prepare as prepare_regdb
+from sdcl.data.readers import sysu
+from sdcl.data.readers.regdb import prepare as prepare_regdb
 from sdcl.data.sets import SETS
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 from sdcl.frame.checkpoints import read_checkpoint

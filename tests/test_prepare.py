@@ -10,7 +10,7 @@ import pytest
 from tiny_sets import make_regdb, make_sysu, save_image
 
 from sdcl.data import prepare as prepare_module
-from sdcl.data import regdb, sysu
+from sdcl.data.readers import regdb, sysu
 from sdcl.data.records import ImageRecord, market_records
 from sdcl.errors import UserError
 

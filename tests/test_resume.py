@@ -23,7 +23,7 @@ from tiny_training import EPOCHS, ROOT, Moment, Runs, differences, in_process, r
 from weight_files import SMALL
 
 from sdcl.config import PRESETS
-from sdcl.data import regdb
+from sdcl.data.readers import regdb
 from sdcl.data.sets import SETS
 from sdcl.data.synthetic import SyntheticConfig, write_regdb_layout
 from sdcl.errors import Terminated, UserError

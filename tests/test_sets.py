@@ -10,7 +10,7 @@ from scipy.io import savemat
 from tiny_sets import draw_folder, make_regdb, make_sysu
 
 from sdcl.config import PRESETS
-from sdcl.data import llcm, sysu
+from sdcl.data.readers import llcm, sysu
 from sdcl.data.sets import SETS
 from sdcl.data.synthetic import SyntheticConfig, write_llcm_layout
 from sdcl.data.training_set import load_training_set

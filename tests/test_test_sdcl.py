@@ -14,7 +14,7 @@ from tiny_sets import make_regdb
 from tiny_training import in_process
 
 from sdcl.config import PRESETS
-from sdcl.data import regdb
+from sdcl.data.readers import regdb
 from sdcl.evaluation import sysu_metrics
 from sdcl.frame import embedding_cache
 from sdcl.frame import results as results_module

@@ -11,12 +11,12 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from sdcl.config import PRESETS
-from sdcl.data import jitter as jitter_module
-from sdcl.data import lines as lines_module
 from sdcl.data import loading
+from sdcl.data.augment import jitter as jitter_module
+from sdcl.data.augment import lines as lines_module
+from sdcl.data.augment.jitter import Jitter, draw_jitter, jitter
+from sdcl.data.augment.lines import Lines, as_lines, as_pixels, resized
 from sdcl.data.images import open_image
-from sdcl.data.jitter import Jitter, draw_jitter, jitter
-from sdcl.data.lines import Lines, as_lines, as_pixels, resized
 from sdcl.data.loading import PIECE, StepLoader, Stream, training_loader
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches

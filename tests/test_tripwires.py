@@ -24,7 +24,7 @@ from tiny_training import in_process
 
 from scripts import compare, export
 from sdcl.config import PRESETS
-from sdcl.data import regdb
+from sdcl.data.readers import regdb
 from sdcl.errors import UserError, broken_package, run_program
 from sdcl.files import check_writable, write_atomically
 from sdcl.frame import cli

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_sets import make_regdb, make_sysu
 
-from sdcl.data import regdb, sysu
 from sdcl.data.images import find_unreadable
+from sdcl.data.readers import regdb, sysu
 from sdcl.data.records import market_records
 from sdcl.data.verify import data_fingerprint
 from sdcl.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdcl.data import sysu
+from sdcl.data.readers import sysu
 from sdcl.data.records import MODALITIES
 from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from sdcl.aml.settings import Config, PhaseSettings
 from sdcl.data.cache import PixelReader, pixel_reader
 from sdcl.data.loading import training_loader
-from sdcl.data.market_gen import Source
+from sdcl.data.readers.market_gen import Source
 from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches
 from sdcl.data.transforms import MEAN, RandomErasing

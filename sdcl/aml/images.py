@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sdcl import distributed
 from sdcl.aml.settings import Config
 from sdcl.data.images import unreadable_images
-from sdcl.data.market_gen import Source, load_source
+from sdcl.data.readers.market_gen import Source, load_source
 from sdcl.data.records import ImageRecord
 from sdcl.data.synthetic import SyntheticConfig, write_source_layout
 from sdcl.data.training_set import TrainingSet, load_training_set

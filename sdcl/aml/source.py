@@ -15,7 +15,7 @@ from sdcl.aml.network import Classifiers, Pair
 from sdcl.aml.schedule import make_optimizer, take_step
 from sdcl.aml.settings import Config, Part, PhaseSettings
 from sdcl.aml.views import draw_channels, views
-from sdcl.data.market_gen import Source
+from sdcl.data.readers.market_gen import Source
 from sdcl.frame.embedding import device_of
 from sdcl.frame.meters import Meters
 from sdcl.frame.run import Clock

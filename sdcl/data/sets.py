@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdcl.data import folder, llcm, regdb, sysu, sysu02
+from sdcl.data.readers import folder, llcm, regdb, sysu, sysu02
 from sdcl.data.records import ImageRecord, Task, TestSet
 from sdcl.data.synthetic import SyntheticConfig, write_llcm_layout, write_regdb_layout, write_sysu_layout
 from sdcl.data.verify import CheckReport, Count

@@ -18,12 +18,12 @@ from torchvision import transforms
 
 from sdcl import distributed
 from sdcl.config import Config
+from sdcl.data.augment.device import DeviceAugmentation, Exchange, erase, exchange, unchanged
+from sdcl.data.augment.device import exchange_infrared as infrared_on_device
+from sdcl.data.augment.device import exchange_visible as visible_on_device
+from sdcl.data.augment.jitter import Jitter, draw_jitter, jitter
+from sdcl.data.augment.lines import LineReader, Lines, resized
 from sdcl.data.cache import pixel_reader
-from sdcl.data.device_augment import DeviceAugmentation, Exchange, erase, exchange, unchanged
-from sdcl.data.device_augment import exchange_infrared as infrared_on_device
-from sdcl.data.device_augment import exchange_visible as visible_on_device
-from sdcl.data.jitter import Jitter, draw_jitter, jitter
-from sdcl.data.lines import LineReader, Lines, resized
 from sdcl.data.loading import StepLoader, Stream
 from sdcl.data.records import ImageRecord
 from sdcl.data.sampler import PseudoIdentityBatches

@@ -14,8 +14,8 @@ from test_train_epoch import CONFIG, SMALL, STAGES, batches, labels_and_memories
 from sdcl.clustering import cluster
 from sdcl.cnl import neighbor_loss, neighbor_mask
 from sdcl.cra import associate
-from sdcl.data import device_augment
-from sdcl.data.device_augment import Draws
+from sdcl.data.augment import device as device_augment
+from sdcl.data.augment.device import Draws
 from sdcl.data.transforms import normalize_bytes
 from sdcl.evaluation import chance, sysu_metrics
 from sdcl.memory import ClusterMemory, InstanceMemory
