@@ -384,6 +384,7 @@ def test_weights_are_never_loaded_otherwise() -> None:
         assert not re.search(others, text), path
 
 
+@pytest.mark.slow
 def test_nothing_is_downloaded(run, drawn, tmp_path: Path, monkeypatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("something reached for the network")

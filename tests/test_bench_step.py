@@ -70,6 +70,7 @@ def test_peaks_by_name(name, peak):
     assert next(p for known, p in bench_step.PEAKS.items() if known in name)["bf16"] == peak
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_a_row_and_one_network_is_there_at_a_time(monkeypatch):
     config = dataclasses.replace(PRESETS["demo"], model=MODEL, identities=2, instances=4, embedding_batch=4)
     there, real = weakref.WeakSet(), bench_step.Bench

@@ -62,9 +62,9 @@ def module_name(module) -> str:
 
 
 DATA = {
-    "identities": identities(400),
-    "copies": with_copies(400, 20),
-    "grid": grid(300),
+    "identities": identities(240),
+    "copies": with_copies(240, 12),
+    "grid": grid(200),
     "one place": np.repeat(identities(1), 70, axis=0),
     "fewer than k1": identities(20, per_identity=5),
     "three": identities(3),
@@ -244,6 +244,7 @@ def test_a_copy_of_the_folder_works_with_and_without_what_was_compiled_in_it(tmp
     assert run_copy(tmp_path / "second", "yours") == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [True, False])
 def test_broken_packages_are_named_once_and_done_without(tmp_path, installed):
     shutil.copytree(FOLDER, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
@@ -287,10 +288,15 @@ def test_inner_products_of_copies_are_equal_to_the_bit():
     assert torch.equal(first, (x[i].double() * x[j]).sum(1).float())
 
 
+@functools.cache
+def all_distances(name: str) -> sparse.csr_array:
+    return jaccard_distance(DATA[name])
+
+
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.6, 0.999, 1.0, 7.0])
 def test_max_distance_only_leaves_out(limit):
     for name in ("identities", "copies", "grid"):
-        everything = jaccard_distance(DATA[name]).tocoo()
+        everything = all_distances(name).tocoo()
         got = jaccard_distance(DATA[name], max_distance=limit)
         kept = everything.data <= np.float32(limit)
         coordinates = (everything.row[kept], everything.col[kept])
@@ -458,7 +464,7 @@ def test_steps_agree(steps):
                 np.testing.assert_array_equal(got.data, want.data)
 
 
-@pytest.mark.parametrize("block", [20_000, None])
+@pytest.mark.parametrize("block", [8_000, None])
 @pytest.mark.parametrize("k1, k2", SETTINGS)
 @pytest.mark.parametrize("name", DATA)
 def test_torch_steps_in_blocks_give_the_labels_of_the_definition(name, k1, k2, block, monkeypatch):
@@ -622,9 +628,9 @@ def test_rows_of_any_length_must_be_finite():
 
 def test_neighbors_of_another_number_are_refused():
     near = nearest_neighbors(DATA["identities"], 30)
-    with pytest.raises(ValueError, match=r"\[400, 20\], not \[\[400, 30\], \[400, 30\]\]"):
+    with pytest.raises(ValueError, match=r"\[240, 20\], not \[\[240, 30\], \[240, 30\]\]"):
         cluster(DATA["identities"], k1=20, neighbors=near)
-    with pytest.raises(ValueError, match=r"\[300, 30\]"):
+    with pytest.raises(ValueError, match=r"\[200, 30\]"):
         cluster(DATA["grid"], neighbors=near)
 
 

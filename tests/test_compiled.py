@@ -80,6 +80,7 @@ def test_fused_kernels_compute_the_same():
     assert not torch.allclose(out[0], tokens)
 
 
+@pytest.mark.slow
 def test_blocks_share_compiled_code_and_fused_attention():
     """Rates of stochastic depth are not compiled in; batches of any size share code."""
     _, compiled = pair(graphs)

@@ -162,6 +162,7 @@ def test_program_without_data_says_what_to_put_where(tmp_path: Path, run, monkey
         assert name in err and "scripts/demo.sh" in err
 
 
+@pytest.mark.slow
 def test_regdb_program_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "prepare_regdb.py", "--data-dir", make_regdb(tmp_path), "--check", "none"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)

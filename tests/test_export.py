@@ -97,6 +97,7 @@ def test_labels_are_the_next_epochs(tmp_path, capsys, monkeypatch):
             assert len(paths) == len(found[modality]) and paths == sorted(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["visible", "infrared"])
 def test_program_is_the_network(run_folder, model, modality, tmp_path, monkeypatch, capsys):
     output = tmp_path / "network.pt2"
@@ -137,6 +138,7 @@ def test_a_network_that_differs_is_not_written(run_folder, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed")
 def test_the_wheel_holds_the_package_and_its_files(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]

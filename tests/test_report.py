@@ -232,6 +232,7 @@ def test_views_repeat_and_leave_the_generator_alone(run_folder):
         assert abs(np.corrcoef(view2[..., 0].ravel(), view2[..., 2].ravel())[0, 1]) > 0.98
 
 
+@pytest.mark.slow
 def test_figures_as_files(run_folder, tmp_path, monkeypatch):
     """One file each, the same bytes each time; text stays text in SVG, fonts are TrueType in PDF."""
     monkeypatch.setattr(figures, "data_uri", lambda *_: "")  # the page's own are drawn in the tests above

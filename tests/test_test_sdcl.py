@@ -161,6 +161,7 @@ def test_evaluate_takes_any_similarity(people):
     assert table["indoor_search"]["mAP_std"] == pytest.approx(np.std(found))
 
 
+@pytest.mark.slow
 def test_rows_with_and_without_reranking(run, folder):
     assert run().status == 0
     plain = json.loads((folder / "test-best.json").read_text())
@@ -180,6 +181,7 @@ def test_rows_with_and_without_reranking(run, folder):
         assert kept["rerank"][mode] == pytest.approx(plain[mode], abs=1e-3)  # near ties round to another order
 
 
+@pytest.mark.slow
 def test_reranking_of_regdbs_trials_is_averaged(tmp_path, capsys):
     root = make_regdb(tmp_path / "regdb")
     regdb.prepare(root, progress=False)
@@ -230,6 +232,7 @@ def test_kept_embeddings_give_the_same_table_without_the_network(run, folder, mo
             assert np.linalg.norm(saved[f"{modality}_deep"], axis=1).std() > 1e-4, "un-normalised"
 
 
+@pytest.mark.slow
 def test_the_report_and_the_test_share_them(run, folder, monkeypatch):
     assert run("--cache-features").status == 0
     monkeypatch.setattr(embedding_cache, "embed_test_set", lambda *_: pytest.fail("embedded again"))
@@ -238,6 +241,7 @@ def test_the_report_and_the_test_share_them(run, folder, monkeypatch):
     assert f"test embeddings: those of {folder / 'embeddings-best.npz'}" in said
 
 
+@pytest.mark.slow
 def test_other_weights_images_or_settings_are_embedded_again(people, run, folder, tmp_path):
     assert run("--cache-features").status == 0
     file = folder / "embeddings-best.npz"
