@@ -37,6 +37,7 @@ def test_counting_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_the_smallest_number_of_parts_that_fits():
     need = {parts: needed_bytes(CONFIG, parts, images=1000) for parts in range(1, 9)}
     assert need[1] > need[2] > need[3] >= need[4]

@@ -464,6 +464,7 @@ def test_steps_agree(steps):
                 np.testing.assert_array_equal(got.data, want.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [8_000, None])
 @pytest.mark.parametrize("k1, k2", SETTINGS)
 @pytest.mark.parametrize("name", DATA)

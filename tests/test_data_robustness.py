@@ -327,6 +327,7 @@ def draw_and_prepare(root: Path, start, failures) -> None:
         failures.put(repr(error))
 
 
+@pytest.mark.slow
 def test_two_runs_that_draw_the_same_people_at_once_both_succeed(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     start, failures = fork.Event(), fork.Queue()

@@ -204,6 +204,7 @@ def test_channel_exchange_draws() -> None:
     assert shares.keys() == expected.keys() and all(share_close(shares[c], p) for c, p in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain, exchanges", [
     (VisibleTransform(*SIZE, False, PADDING), [on_device.unchanged]),
     (VisibleTransform(*SIZE, True, PADDING), [on_device.exchange_visible]),

@@ -284,6 +284,7 @@ def test_chance_is_the_mean_over_all_orders(qi, gi, qc, gc):
         check_mean(chance(qi, gi, removed=removed), lambda s: retrieval_metrics(s, qi, gi, removed))
 
 
+@pytest.mark.slow
 def test_chance_agrees_with_simulation_at_size():
     _, qi, gi, qc, gc = problem(7, 400, 301, 96)
     rng = np.random.default_rng(8)

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from tiny_sets import TINY_RUN
 
 import train_sdcl
 
 
+@pytest.mark.slow
 def test_the_preset_trains_and_tests_both_directions(tmp_path, capsys) -> None:
     tiny = ["llcm", *TINY_RUN[1:], "--synthetic-seed", "0", "--no-published-counts", "--heads", "2", "--no-cra"]
     tiny[tiny.index("--epochs") + 1] = "1"

@@ -41,6 +41,7 @@ def features(checkpoint, folder, modality):
     return list(found["paths"]), retrieval_features(levels, True)
 
 
+@pytest.mark.slow
 def test_table_and_picture(made, run, tmp_path):
     """Order and similarities are those of the embeddings; the picture has a line for every ten."""
     people, checkpoint = made

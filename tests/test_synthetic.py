@@ -95,6 +95,7 @@ def torso_levels(config: SyntheticConfig, camera: int, identities: range) -> np.
     ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_own_infrared_decides_whether_infrared_brightness_follows_the_visible():
     people = range(1, 41)
     calm = SyntheticConfig(height=48, width=24, seed=1, occlusion=0, camera_strength=0, crop_jitter=0, view_range=0)

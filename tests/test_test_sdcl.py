@@ -66,6 +66,7 @@ def make_weights(path, trial, seed=0):
 # -- after training ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks, tests", [((0.1, 0.2), 1), ((0.2, 0.1), 2)])
 def test_weights_of_one_epoch_are_tested_once(people, tmp_path, monkeypatch, ranks, tests):
     config = dataclasses.replace(config_of(people), run_dir=tmp_path, model=MODEL, tensorboard=False)
@@ -110,6 +111,7 @@ def test_galleries_of_several_shots_are_drawn_as_documented(people):
     assert len(test_set.images["visible"]) == len({r.path for r in test_set.images["visible"]})
 
 
+@pytest.mark.slow
 def test_the_table_of_several_shots_has_names_of_its_own(run, folder):
     assert run().status == 0
     shot = run("--shots", 2)
@@ -213,6 +215,7 @@ def test_reranking_of_regdbs_trials_is_averaged(tmp_path, capsys):
 # -- embeddings that are kept ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kept_embeddings_give_the_same_table_without_the_network(run, folder, monkeypatch):
     assert run().status == 0
     without = json.loads((folder / "test-best.json").read_text())
@@ -275,6 +278,7 @@ def test_other_weights_images_or_settings_are_embedded_again(people, run, folder
     assert f"those of {file}" in run("--cache-features").out
 
 
+@pytest.mark.slow
 def test_several_shots_are_kept_apart(run, folder):
     assert run("--cache-features").status == 0
     single = (folder / "embeddings-best.npz").read_bytes()

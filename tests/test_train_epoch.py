@@ -54,6 +54,7 @@ def test_steps_never_wait_for_the_device(stage, changes):
         step.train_epoch(forward, optimizer, batches(4, "meta"), *arguments)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_for_the_network_alone(monkeypatch):
     """Blocks multiply in bfloat16; embeddings, losses, memories, gradients and statistics are float32."""
     seen, losses = {}, step.sdcl_losses

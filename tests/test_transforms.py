@@ -122,6 +122,7 @@ def kinds(exchange, image: Tensor) -> dict[str, float]:
     return {name: count / DRAWS for name, count in counts.items()}
 
 
+@pytest.mark.slow
 def test_channel_exchange_shares() -> None:
     torch.manual_seed(0)
     image = torch.randn(3, 5, 4)
@@ -133,6 +134,7 @@ def test_channel_exchange_shares() -> None:
     assert all(close_to(infrared[name], 1 / 8) for name in ("same", "grey"))
 
 
+@pytest.mark.slow
 def test_only_view_two_and_infrared_exchange() -> None:
     def equal_channels(transform) -> float:
         torch.manual_seed(0)

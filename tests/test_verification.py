@@ -17,7 +17,11 @@ from verification.vectors import read_case  # noqa: E402
 FILES = verify.vector_files()
 
 
-@pytest.mark.parametrize("name", FILES)
+LONG = ("sdcl/G1", "sdcl/G2")  # whole networks of the published size
+CASES = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FILES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_case(name, capsys):
     assert verify.main(["--only", name]) == 0
     line = capsys.readouterr().out
