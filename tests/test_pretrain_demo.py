@@ -37,6 +37,7 @@ def test_views_are_of_one_track_and_of_two_images() -> None:
     assert [views[n][1] for n in range(6)] == [0, 0, 0, 1, 1, 1] and len(views) == 6
 
 
+@pytest.mark.slow
 def test_the_file_is_a_backbone(tmp_path: Path, monkeypatch) -> None:
     output = tmp_path / "backbone.pth"
     sizes = ["--identities", "2", "--images", "2", "--epochs", "1", "--batch", "8"]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 __all__ = [
@@ -69,6 +68,8 @@ def compare_clusters(labels: Array, ids: Array) -> dict[str, float]:
     kept = labels >= 0
     if not kept.any():
         return {}
+    from sklearn.metrics import adjusted_rand_score  # here: a second that programs without labels need not wait for
+
     majority = majority_identity(labels, ids)
     return {
         "ari": float(adjusted_rand_score(ids[kept], labels[kept])),
