@@ -28,7 +28,7 @@ from sdcl.data.sets import SETS
 from sdcl.data.training_set import training_fingerprint
 from sdcl.errors import UserError, run_program
 from sdcl.files import check_writable, write_json
-from sdcl.frame.checkpoints import is_own_format, read_checkpoint
+from sdcl.frame.checkpoints import own_checkpoint
 from sdcl.frame.cli import TestOptions, given, parse_test
 from sdcl.frame.embedding_cache import cache_file, cached_embeddings
 from sdcl.frame.guards import out_of_memory_explained
@@ -69,9 +69,9 @@ def adopt(method: Method, config: RunSettings, path: Path, trial: int, progress:
 
     A checkpoint of another format says nothing of these: the preset's network stands.
     """
-    if not is_own_format(path):
+    saved = own_checkpoint(path)
+    if saved is None:
         return config
-    saved = read_checkpoint(path)
     if saved["trial"] != trial:
         right = f"Test it with: regdb --trial {saved['trial']}" if saved["trial"] else "Choose the preset of its data"
         raise UserError(
@@ -101,7 +101,7 @@ def checkpoints(config: RunSettings, path: Path) -> list[tuple[int, Path]]:
     if path.is_file():
         if not several:
             return [(0, path)]
-        trial = config.trial or (read_checkpoint(path)["trial"] if is_own_format(path) else None)
+        trial = config.trial or (own_checkpoint(path) or {}).get("trial")
         if trial is None:
             raise UserError(f"which of RegDB's ten trials was {path} trained on? Say so with --trial")
         if trial == 0:

@@ -12,7 +12,7 @@ from sdcl.aml.network import Classifiers, Pair
 from sdcl.aml.settings import Config, Phase
 from sdcl.aml.weights import load_imagenet, load_published, published_stage
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import is_own_format, load_weights, pack, read_checkpoint, save_checkpoint
+from sdcl.frame.checkpoints import load_weights, own_checkpoint, pack, save_checkpoint
 from sdcl.frame.run import Run
 from sdcl.seeds import seed_everything
 from sdcl.tensor_files import read_weights, tensors_in
@@ -100,12 +100,12 @@ def _load_phase(pair: Pair, config: Config, before: Phase, path: Path) -> list[T
             f"--phase {config.phase} starts from the weights of {before}, but there is no {path}: run that phase "
             "first, or name its file with --start-from"
         )
-    if not is_own_format(path):
+    checkpoint = own_checkpoint(path)
+    if checkpoint is None:
         stage = published_stage(tensors_in(read_weights(path).get("model")))
         if stage is not None and stage != config.at(before).stage:
             raise UserError(f"{path} is of stage {stage}; --phase {config.phase} starts from the weights of {before}")
         return load_published(path, *pair.networks)
-    checkpoint = read_checkpoint(path)
     if checkpoint["method"] != METHOD.name or checkpoint.get("phase") != before or "second" not in checkpoint:
         found = checkpoint.get("phase") or f"a checkpoint of {checkpoint['method']} of one network"
         raise UserError(f"--phase {config.phase} starts from {before}.pth of a run, but {path} is {found}")

@@ -18,15 +18,15 @@ from sdcl.version import __version__
 
 __all__ = [
     "FORMAT",
-    "is_own_format",
     "load_weights",
+    "own_checkpoint",
     "pack",
     "read_checkpoint",
     "save_checkpoint",
 ]
 
 FORMAT = "sdcl-1"
-"""Marks a file of this project (`is_own_format` tells formats apart by it)."""
+"""Marks a file of this project (`own_checkpoint` tells formats apart by it)."""
 
 CONTENTS = {
     "model": dict, "config": dict, "epoch": int, "trial": int, "fingerprint": str, "metrics": dict, "code_version": str,
@@ -76,9 +76,13 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) ->
     fill(model, source, dict(zip(names, names, strict=True)), path, sorted(source.keys() - set(names)))
 
 
-def is_own_format(path: Path) -> bool:
-    """Whether the file is a checkpoint of this project rather than another implementation's."""
-    return read_weights(path).get("format") == FORMAT
+def own_checkpoint(path: Path) -> dict[str, Any] | None:
+    """A checkpoint as `read_checkpoint` gives it, or None: the file is readable, but of another implementation.
+
+    Raises UserError where the file is missing, damaged, or not whole.
+    """
+    data = read_weights(path)
+    return _whole(data, path, CONTENTS) if data.get("format") == FORMAT else None
 
 
 def read_checkpoint(path: Path, further: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
@@ -93,7 +97,11 @@ def read_checkpoint(path: Path, further: Mapping[str, type] = MappingProxyType({
     data = read_weights(path)
     if data.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project; the file that training goes on from is last.pth")
-    wanted = CONTENTS | dict(further)
+    return _whole(data, path, CONTENTS | dict(further))
+
+
+def _whole(data: dict[str, Any], path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
+    """The same dict with its method; UserError when something wanted is absent or of another type."""
     absent = [name for name in wanted if name not in data]
     if absent:
         raise UserError(f"{path} is only a part of a checkpoint: it lacks {', '.join(absent)}; take last.pth or "

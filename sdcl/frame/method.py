@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sdcl.errors import UserError
 from sdcl.files import read_json
-from sdcl.frame.checkpoints import is_own_format, load_weights, read_checkpoint
+from sdcl.frame.checkpoints import load_weights, own_checkpoint
 from sdcl.frame.embedding import Embed, with_mirror_image
 from sdcl.frame.published import Published
 from sdcl.settings import RunSettings
@@ -122,9 +122,8 @@ def method_named(name: str) -> Method:
 
 def method_of(path: Path, otherwise: str = "sdcl") -> Method:
     """The method of a checkpoint; `otherwise` names it for files of other formats and where there is no such file."""
-    if path.is_file() and is_own_format(path):
-        return method_named(read_checkpoint(path)["method"])
-    return method_named(otherwise)
+    checkpoint = own_checkpoint(path) if path.is_file() else None
+    return method_named(checkpoint["method"] if checkpoint else otherwise)
 
 
 def read_settings(file: Path) -> tuple[Method, RunSettings]:
@@ -151,8 +150,9 @@ def load_network(method: Method, path: Path, settings: Any, device: torch.device
         UserError: the file is no such checkpoint, or of another architecture.
     """
     network = method.build(settings)
-    if is_own_format(path):
-        load_weights(network, read_checkpoint(path), path)
+    checkpoint = own_checkpoint(path)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, path)
     elif method.load_other is not None:
         method.load_other(network, path)
     else:

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from sdcl.config import Config
 from sdcl.errors import UserError
-from sdcl.frame.checkpoints import is_own_format, load_weights, read_checkpoint
+from sdcl.frame.checkpoints import load_weights, own_checkpoint
 from sdcl.frame.run import Run
 from sdcl.models import SDCLModel, build_model, load_checkpoint
 
@@ -59,9 +59,9 @@ def _read(config: Config, trial: int) -> tuple[Path, dict[str, Any] | None]:
     assert path is not None
     if path.is_dir():
         path = (path / f"trial-{trial}" if trial else path) / "stage1.pth"
-    if not is_own_format(path):
+    checkpoint = own_checkpoint(path)
+    if checkpoint is None:
         return path, None
-    checkpoint = read_checkpoint(path)
     if checkpoint["method"] != "sdcl":
         raise UserError(f"{path} holds weights of another method ({checkpoint['method']}): --stage1 takes SDCL's")
     if checkpoint["trial"] != trial:
