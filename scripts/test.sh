@@ -8,8 +8,7 @@ if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow" "$@"
 fi
-# File by file in up to four processes, one more than there are cores since some tests wait; in the order of the files'
-# names (by their number of tests, the long ones would come last). One thread each: more threads than cores are slower.
-workers=$("$PYTHON" -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+# File by file on up to four cores, in the order of their names (by their number of tests, the long ones would come
+# last); one thread each: more threads than cores are slower than one.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" NUMBA_NUM_THREADS="${NUMBA_NUM_THREADS:-1}"
-exec "$PYTHON" -m pytest --numprocesses "$workers" --dist loadfile --no-loadscope-reorder "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
