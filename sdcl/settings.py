@@ -259,8 +259,8 @@ class RunSettings:
 
 def _in_any_checkout(value: Any) -> Any:
     """The path of a file in this project's `sdcl/assets` from there on; anything else as it is."""
-    shipped = isinstance(value, str) and Path(value).parts[-3:-1] == ("sdcl", "assets")
-    return Path(value).name if shipped else value
+    parts = Path(value).parts[-3:] if isinstance(value, str) else ()
+    return Path(*parts) if parts[:-1] == ("sdcl", "assets") else value  # a Path is equal to no text
 
 
 def _flat(data: dict[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_shipped_weights_are_the_same_in_another_checkout():
         return dataclasses.replace(demo, model=dataclasses.replace(demo.model, pretrained=path))
 
     assert not starting_from("/elsewhere/sdcl/assets/demo_backbone.pth").differences(demo)
-    for other in ("/elsewhere/sdcl/assets/other.pth", "/elsewhere/demo_backbone.pth"):
+    for other in ("/elsewhere/sdcl/assets/other.pth", "/elsewhere/demo_backbone.pth", "demo_backbone.pth"):
         assert starting_from(other).differences(demo) == [f"--pretrained {other} (was {demo.model.pretrained})"]
 
 
