@@ -20,7 +20,7 @@ CONFIG = dataclasses.replace(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 8])
+@pytest.mark.parametrize("parts", [1, 3, 8])
 def test_the_count_is_what_a_step_on_real_tensors_holds(parts):
     model = build_model(CONFIG.model).train()
     model.bn_replicas, model.accumulate = 2, parts

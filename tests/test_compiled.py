@@ -55,7 +55,7 @@ def same(got, want):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend, settings", [
-    (graphs, {}), (graphs, {"gradient_checkpointing": True}), (graphs, {"accumulate": 3}),
+    (graphs, {}), (graphs, {"gradient_checkpointing": True}), ("aot_eager", {"accumulate": 3}),
 ])  # fmt: skip
 def test_steps_are_those_without(backend, settings):
     """Replicas, stochastic depth, recomputed layers and another number of rows; the graphs run as they are."""
