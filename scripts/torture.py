@@ -68,25 +68,23 @@ class Runs:
     stands."""
 
     def __init__(self, folder: Path) -> None:
+        import sklearn.metrics  # noqa: F401  # once, for all runs
+
+        import train_sdcl  # noqa: F401
         from sdcl.data.readers import sysu
         from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-        # A killed process leaves its locks to the tracker, which need not say so.
-        os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
         self.folder, self.data = folder, folder / "data"
-        people = SyntheticConfig(8, 4, images_per_camera=2, height=32, width=16, absence=0.0)
+        people = SyntheticConfig(6, 3, images_per_camera=2, height=32, width=16, absence=0.0)
         write_sysu_layout(self.data, people, workers=1, progress=False)
         sysu.prepare(self.data, progress=False)
-        self.processes = multiprocessing.get_context("forkserver")  # imports PyTorch once, for children to use
-        self.processes.set_forkserver_preload(["train_sdcl"])
 
     def start(self, name: str, *options: str, trap: Moment | None = None) -> BaseProcess:
         """Starts `train_sdcl.py demo` with run folder `name`; what it prints goes to `name`.txt beside it."""
         folders = ["--data-dir", str(self.data), "--run-dir", str(self.folder / name)]
         arguments = ["demo", *SETTINGS, *folders, "--resume", "auto", *options]
-        process = self.processes.Process(target=_train, args=(arguments, self.folder / f"{name}.txt", trap))
+        child = (arguments, self.folder / f"{name}.txt", trap)
+        process = multiprocessing.get_context("fork").Process(target=_train, args=child)
         process.start()
         return process
 
@@ -127,13 +125,15 @@ def _lines(log: Path) -> int:
 
 def _train(arguments: list[str], output: Path, trap: Moment | None) -> None:
     """In a child: the training program, with a trap in `os.replace` that kills it at the moment."""
-    with open(output, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file = open(output, "a", buffering=1)  # noqa: SIM115 - until the process ends
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    import torch
+
     import train_sdcl
     from sdcl.errors import run_program
 
-    multiprocessing.set_start_method("fork", force=True)  # of its loading workers, as in a program started by hand
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
     rename = os.replace
 
     def replace(source: Path, target: Path) -> None:

@@ -126,7 +126,8 @@ def trained_parameters(stage):
         model = CCLNetModel(ClipConfig(), 2, 2)
     config = PRESETS["sysu"]
     optimizer = prompt_optimizer(model.language, config) if stage == 1 else contrast_optimizer(model.image, config)
-    names = {id(p): published_names(model)[k] for k, p in model.named_parameters()}
+    published = published_names(model)
+    names = {id(p): published[k] for k, p in model.named_parameters()}
     return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
 
 

@@ -11,6 +11,7 @@ commands that begin with `python`, then run in this process, since each new one 
 import contextlib
 import dataclasses
 import io
+import multiprocessing
 import os
 import re
 import runpy
@@ -127,7 +128,7 @@ def lay_out(folder: Path) -> None:
     for path in sorted(ROOT.iterdir()):
         if path.name not in ("data", "runs", "pretrained") and not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
-    sysu = SyntheticConfig(8, 5, images_per_camera=2, height=32, width=16, absence=0.0)
+    sysu = SyntheticConfig(6, 4, images_per_camera=2, height=32, width=16, absence=0.0)
     write_sysu_layout(folder / "data" / "sysu", sysu, workers=1, progress=False)
     regdb = SyntheticConfig(4, 3, height=32, width=16)
     write_regdb_layout(folder / "data" / "regdb", regdb, workers=1, progress=False)
@@ -187,11 +188,12 @@ class Session:
 
 def in_this_process(words: list[str]) -> Outcome:
     """`python words…`: exit status, and what it printed."""
-    said = io.StringIO()
+    said, fork = io.StringIO(), multiprocessing.get_context("fork")
     is_module = words[0] == "-m"
     name, *arguments = words[1:] if is_module else words
     with (
         mock.patch.object(sys, "argv", [name, *arguments]),
+        mock.patch.object(multiprocessing, "get_context", lambda _: fork),  # a fresh process imports for seconds
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
     ):

@@ -1,37 +1,36 @@
 """CCLNet's vectors that the published implementation computed, where they are at hand."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checkers import run_checker
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+ADAPTERS = Path(__file__).parent / "cclnet_adapters.py"
 ROUNDING = 1e-4
 """The largest share of a loss of about 1e-3 that float32 rounding of cosines times 20 explains."""
 
 
 def check(golden, *cases):
-    folder = golden / "cclnet"
-    if not (folder / "check_cclnet.py").exists():
-        pytest.skip(f"no golden vectors of CCLNet in {folder}")
-    adapters = ROOT / "tests/cclnet_adapters.py"
-    command = [sys.executable, str(folder / "check_cclnet.py"), str(folder), "--only", *cases]
-    return subprocess.run([*command, "--adapters", adapters], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    program = golden / "cclnet" / "check_cclnet.py"
+    if not program.exists():
+        pytest.skip(f"no golden vectors of CCLNet: {program} does not exist")
+    return run_checker(program, program.parent, "--only", *cases, "--adapters", ADAPTERS)
 
 
 def test_cases(golden):
     cases = ["C1", "C2", "C3", "C4", "C6", "C7", "C9", "C10", "C11", "C12", "C13", "C14"]
     done = check(golden, *cases)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"^(C\d+) ok", done.stdout, re.M) == cases
+    assert done.status == 0, done.said
+    assert re.findall(r"^(C\d+) ok", done.said, re.M) == cases
 
 
 def test_cases_with_losses_near_zero(golden):
     """Two losses near 1e-3 in these cases are stored with float32's rounding of the processor that computed them, some
     4e-5 off the float64 values; with other vector instructions only rounding may differ."""
-    lines = check(golden, "C5", "C8").stdout.splitlines()
+    lines = check(golden, "C5", "C8").said.splitlines()
     assert [line.split()[0] for line in lines] == ["C5", "C8"]
     for line in lines:
         if " ok " not in line:

@@ -59,7 +59,7 @@ RUN = [command for command in ALL if command.text not in NOT_RUN]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder that the commands run in, as working directory, with tiny presets, three of RegDB's trials and a wide
+    """The folder that the commands run in, as working directory, with tiny presets, two of RegDB's trials and a wide
     terminal."""
     folder = tmp_path_factory.mktemp("checkout")
     lay_out(folder)
@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
             patch.setitem(PRESETS, name, preset)
         for name, preset in cclnet_runs.tiny_presets().items():
             patch.setitem(cclnet_runs.PRESETS, name, preset)
-        patch.setitem(SETS, "regdb", dataclasses.replace(SETS["regdb"], trials=range(1, 4)))
+        patch.setitem(SETS, "regdb", dataclasses.replace(SETS["regdb"], trials=range(1, 4, 2)))
         yield folder
 
 
@@ -92,13 +92,13 @@ def test_what_is_left_out_is_there():
 
 
 def test_the_run_leaves_the_files_that_the_pages_name(outcomes, folder):
-    for run in ("runs/sysu", "runs/demo", *(f"runs/regdb/trial-{t}" for t in range(1, 4))):
+    for run in ("runs/sysu", "runs/demo", *(f"runs/regdb/trial-{t}" for t in (1, 3))):
         for name in ("config.json", "log.jsonl", "last.pth", "best.pth", "stage1.pth", "results.json"):
             assert (folder / run / name).is_file(), f"{run}/{name}"
     assert (folder / "runs/demo/report.html").is_file()
     tested = json.loads((folder / "runs/sysu/test-best-10-shot.json").read_text())
     assert "all_search_10_shot" in tested
-    assert json.loads((folder / "runs/regdb/results.json").read_text())["trials"] == 3
+    assert json.loads((folder / "runs/regdb/results.json").read_text())["trials"] == 2
     log = [json.loads(line) for line in (folder / "runs/sysu/log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log] == [1, 2]
 

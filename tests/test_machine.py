@@ -5,12 +5,12 @@ import dataclasses
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run as torchrun_program
 from tiny_sets import TINY_RUN
 
 import train_sdcl
@@ -122,9 +122,8 @@ def free_port():
 
 
 def two_processes(function, folder):
-    """Runs `function(rank, folder, port)` in two processes, forked by a server that has imported the programs."""
-    multiprocessing.set_forkserver_preload(["train_sdcl"])
-    torch.multiprocessing.start_processes(function, (folder, free_port()), nprocs=2, start_method="forkserver")
+    """Runs `function(rank, folder, port)` in two forks of this process."""
+    torch.multiprocessing.start_processes(function, (folder, free_port()), nprocs=2, start_method="fork")
 
 
 def join(rank, port):
@@ -134,17 +133,33 @@ def join(rank, port):
     torch.set_num_threads(1)
 
 
+def torchrun(arguments, log, folder=ROOT):
+    """`torchrun arguments…` in a folder, what it and its processes say in `log`. It is a fork of this process, which
+    has imported what it needs; its processes are new ones."""
+
+    def run():
+        os.chdir(folder)
+        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        sys.stdout = sys.stderr = said = open(log, "w", buffering=1)  # noqa: SIM115 - until the process ends
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        torch.set_num_threads(1)
+        torchrun_program.main(arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
 def two_machines(arguments, folder):
     """`torchrun --nnodes 2` of a process each, both here; status and output of each. `arguments(node)` are its own."""
-    port = str(free_port())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    started = []
+    port, started = str(free_port()), []
     for node in range(2):
         place = ["--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", port]
-        command = [sys.executable, "-m", "torch.distributed.run", *place, "train_sdcl.py", *arguments(node)]
-        log = open(folder / f"node{node}.txt", "w")  # noqa: SIM115 - until the process ends
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    return [(p.wait(timeout=600), (folder / f"node{n}.txt").read_text()) for n, p in enumerate(started)]
+        started.append(torchrun([*place, "train_sdcl.py", *arguments(node)], folder / f"node{node}.txt"))
+    for process in started:
+        process.join(timeout=600)
+    return [(p.exitcode, (folder / f"node{n}.txt").read_text()) for n, p in enumerate(started)]
 
 
 def train_apart(rank, folder, port):
@@ -169,11 +184,9 @@ def test_an_error_of_all_processes_is_printed_once(tmp_path):
     """By torchrun's processes, of a program that starts faster than a training."""
     fail = "from sdcl.errors import UserError, run_program\n\ndef fail():\n    raise UserError('eps is 7')\n\n"
     (tmp_path / "fail.py").write_text(fail + "run_program(fail)\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "fail.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
-    assert done.returncode != 0
-    assert done.stderr.count("error: eps is 7") == 1, done.stderr
+    process = torchrun(["--standalone", "--nproc-per-node", "2", "fail.py"], tmp_path / "said.txt", tmp_path)
+    process.join(timeout=300)
+    assert process.exitcode and (tmp_path / "said.txt").read_text().count("error: eps is 7") == 1
 
 
 def test_an_error_of_one_process_is_printed_whichever_it_is(tmp_path, monkeypatch, capsys):

@@ -5,26 +5,23 @@ of AGW, which PIC is built on.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checkers import run_checker
 
-ROOT = Path(__file__).parent.parent
-slow = pytest.mark.skipif("SDCL_SLOW" not in os.environ, reason="takes minutes; SDCL_SLOW=1 runs it")
+pytestmark = pytest.mark.slow
 
-
+ADAPTERS = Path(__file__).parent / "pic_adapters.py"
 FAST = ("P3", "P4", "P5", "P6", "P7", "P8", "A1", "A3")
+takes_minutes = pytest.mark.skipif("SDCL_SLOW" not in os.environ, reason="takes minutes; SDCL_SLOW=1 runs it")
 
 
-@pytest.mark.parametrize("cases", [FAST, pytest.param(("P1", "P2", "P9", "A2"), marks=slow)])
+@pytest.mark.parametrize("cases", [FAST, pytest.param(("P1", "P2", "P9", "A2"), marks=takes_minutes)])
 def test_cases(golden, cases):
-    vectors = golden / "pic"
-    if not vectors.exists():
-        pytest.skip(f"no PIC vectors: {vectors} does not exist")
-    command = [sys.executable, str(vectors / "check_pic.py"), str(vectors), "--agw", "--only", *cases]
-    command += ["--adapters", str(ROOT / "tests/pic_adapters.py")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(f"{case} ok" in done.stdout for case in cases)
+    program = golden / "pic" / "check_pic.py"
+    if not program.exists():
+        pytest.skip(f"no PIC vectors: {program} does not exist")
+    done = run_checker(program, program.parent, "--agw", "--only", *cases, "--adapters", ADAPTERS)
+    assert done.status == 0, done.said
+    assert all(f"{case} ok" in done.said for case in cases)

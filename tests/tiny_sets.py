@@ -15,7 +15,7 @@ from sdcl.data.synthetic import SyntheticConfig, write_sysu_layout
 
 # fmt: off
 TINY_RUN = [
-    "demo", "--pretrained", "None", "--synthetic-identities", "8", "5", "--synthetic-images", "4", "--epochs", "2",
+    "demo", "--pretrained", "None", "--synthetic-identities", "6", "3", "--synthetic-images", "4", "--epochs", "2",
     "--stage2-from", "1",
     "--heterogeneous-from", "0", "--eps", "0.6", "--steps-stage1", "2", "--steps-stage2", "2", "--identities", "1",
     "--instances", "4", "--k1", "8", "--k1-visible-stage2", "8", "--k2", "3", "--dim", "32", "--depth", "2",
