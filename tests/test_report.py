@@ -20,7 +20,7 @@ from sdcl.frame.published import series
 from sdcl.frame.retrieval import load_test_set
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
-from sdcl.report import figures, views, write_report
+from sdcl.report import figures, page, views, write_report
 from sdcl.report.run_files import read_run, run_folders
 from sdcl.training.report import attention_maps, augmented_views, class_token_attention
 
@@ -43,6 +43,12 @@ def run_folder(people, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(run_folder):
     return write_report(run_folder)
+
+
+@pytest.fixture
+def no_figures_in_the_page(monkeypatch):
+    """For tests of something else: drawing takes most of a report's time."""
+    monkeypatch.setattr(figures, "data_uri", lambda *_: "")
 
 
 @pytest.mark.slow
@@ -83,7 +89,7 @@ def test_page_in_a_browser(report, tmp_path):
 
 
 @pytest.mark.slow
-def test_page_of_a_run_that_goes_on(people, tmp_path):
+def test_page_of_a_run_that_goes_on(people, tmp_path, no_figures_in_the_page):
     folder = make_run(tmp_path / "early", people, log_lines(1, 2), epochs=4)
     (folder / "results.json").unlink()
     with open(folder / "log.jsonl", "a") as file:
@@ -94,7 +100,7 @@ def test_page_of_a_run_that_goes_on(people, tmp_path):
 
 
 @pytest.mark.slow
-def test_cached_features_are_used_again(people, tmp_path, monkeypatch):
+def test_cached_features_are_used_again(people, tmp_path, monkeypatch, no_figures_in_the_page):
     folder = make_run(tmp_path / "cached", people, epochs=2)
     first = write_report(folder, cache_features=True).read_text(encoding="utf-8")
     monkeypatch.setattr(embedding_cache, "embed_test_set", lambda *_: pytest.fail("embedded again"))
@@ -233,17 +239,24 @@ def test_views_repeat_and_leave_the_generator_alone(run_folder):
 
 
 @pytest.mark.slow
-def test_figures_as_files(run_folder, tmp_path, monkeypatch):
+def test_figures_as_files(run_folder, tmp_path, monkeypatch, no_figures_in_the_page):
     """One file each, the same bytes each time; text stays text in SVG, fonts are TrueType in PDF."""
-    monkeypatch.setattr(figures, "data_uri", lambda *_: "")  # the page's own are drawn in the tests above
-    said = []
+    write, reported, said = page.write_figures, [], []
+
+    def kept(run, *rest):
+        reported.append(run)
+        return write(run, *rest)
+
+    monkeypatch.setattr(page, "write_figures", kept)
+    folders = {form: tmp_path / "new" / form for form in ("pdf", "svg")}
+    write_report(run_folder, figures=folders["pdf"], form="pdf", say=said.append)
+    assert str(folders["pdf"] / "clusters.pdf") in said
+    folders["svg"].mkdir()
+    write(reported[0], folders["svg"], "svg")
     names = ["clusters", "distances", "loss", "pseudo-labels", "t-sne", "tests"]
-    for form in ("pdf", "svg"):
-        folder = tmp_path / "new" / form
-        write_report(run_folder, figures=folder, form=form, say=said.append)
+    for form, folder in folders.items():
         files = sorted(folder.iterdir())
         assert [file.name for file in files] == [f"{name}.{form}" for name in names]
-        assert str(files[0]) in said
         figures.save_figure(figures.loss_figure(read_run(run_folder)), form, again := tmp_path / form)
         assert again.read_bytes() == (folder / f"loss.{form}").read_bytes()
         for content in (file.read_bytes() for file in files):
