@@ -56,7 +56,7 @@ def table(out: str) -> dict[str, list[str]]:
 def test_the_estimate_is_what_a_run_takes(people: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     """In processor seconds of this process, so that a busy machine does not matter: everything happens in it."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    arguments = settings(data_dir=people, run_dir=tmp_path / "run", steps_stage1=8, steps_stage2=6)
+    arguments = settings(data_dir=people, run_dir=tmp_path / "run", steps_stage1=4, steps_stage2=3)
     config = parse_training(["demo", *arguments], "", PRESETS).config
     data, test_set = load_training_set(config, 0), load_test_set(config, 0)
     network = train_sdcl.network(config, 0, torch.device("cpu"), data, Progress(config, 0))

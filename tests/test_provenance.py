@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("provenance"))
-    runs.to_the_end("first")
+    runs.to_the_end("first", "--epochs", "2", "--stage2-from", "1")
     return runs
 
 
@@ -43,12 +43,12 @@ def test_another_seed_and_changed_code_are_pointed_out(runs, capsys, monkeypatch
     train = in_process(capsys)
     folders = ["--data-dir", runs.data, "--run-dir", runs.folder / "second"]
     monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
-    assert train("train", "demo", *settings(seed=2, epochs=3), *folders).status == 0
+    assert train("train", "demo", *settings(seed=2, epochs=1, stage2_from=1), *folders).status == 0
     monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab, modified")
-    assert train("train", "demo", *settings(seed=2), *folders, "--resume", "changed").status == 0
+    assert train("train", "demo", *settings(seed=2, epochs=2, stage2_from=1), *folders, "--resume", "changed").status == 0
     first, second = entries(runs.folder / "second")
-    assert (first["from_epoch"], second["from_epoch"]) == (0, 3)
-    assert second == first | {"from_epoch": 3, "commit": "0123456789ab, modified"}
+    assert (first["from_epoch"], second["from_epoch"]) == (0, 1)
+    assert second == first | {"from_epoch": 1, "commit": "0123456789ab, modified"}
     assert first["starting_weights"] != entries(runs.folder / "first")[0]["starting_weights"]
 
     output = runs.folder / "figure.png"
@@ -70,9 +70,9 @@ def test_a_run_of_an_older_version_goes_on_and_is_shown(runs, capsys):
     (folder / "provenance.json").unlink()
     assert read_run(folder).provenance == []
     folders = ["--data-dir", runs.data, "--run-dir", folder]
-    assert in_process(capsys)("train", "demo", *settings(epochs=5), *folders, "--resume", "changed").status == 0
+    assert in_process(capsys)("train", "demo", *settings(epochs=3, stage2_from=1), *folders, "--resume", "changed").status == 0
     (entry,) = entries(folder)
-    assert (entry["from_epoch"], entry["starting_weights"]) == (4, "unknown")
+    assert (entry["from_epoch"], entry["starting_weights"]) == (2, "unknown")
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path):
