@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).parent.parent.parent / "shared" / "golden"))
 GPU = Path(__file__).parent / "gpu"
@@ -17,6 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # not above: the process that hands the tests out needs none of it
+
     if not torch.cuda.is_available() and "SDCL_GPU_REHEARSAL" not in os.environ:
         for item in items:
             if GPU in item.path.parents:
@@ -35,6 +36,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _seed():
+    import torch
+
     torch.manual_seed(0)
 
 

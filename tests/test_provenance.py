@@ -43,9 +43,10 @@ def test_another_seed_and_changed_code_are_pointed_out(runs, capsys, monkeypatch
     train = in_process(capsys)
     folders = ["--data-dir", runs.data, "--run-dir", runs.folder / "second"]
     monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
-    assert train("train", "demo", *settings(seed=2, epochs=1, stage2_from=1), *folders).status == 0
+    short = settings(seed=2, epochs=1, stage2_from=1)
+    assert train("train", "demo", *short, *folders).status == 0
     monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab, modified")
-    assert train("train", "demo", *settings(seed=2, epochs=2, stage2_from=1), *folders, "--resume", "changed").status == 0
+    assert train("train", "demo", *short, *folders, "--epochs", 2, "--resume", "changed").status == 0
     first, second = entries(runs.folder / "second")
     assert (first["from_epoch"], second["from_epoch"]) == (0, 1)
     assert second == first | {"from_epoch": 1, "commit": "0123456789ab, modified"}
@@ -69,8 +70,8 @@ def test_a_run_of_an_older_version_goes_on_and_is_shown(runs, capsys):
     shutil.copytree(runs.folder / "first", folder)
     (folder / "provenance.json").unlink()
     assert read_run(folder).provenance == []
-    folders = ["--data-dir", runs.data, "--run-dir", folder]
-    assert in_process(capsys)("train", "demo", *settings(epochs=3, stage2_from=1), *folders, "--resume", "changed").status == 0
+    longer = settings(data_dir=runs.data, run_dir=folder, epochs=3, stage2_from=1, resume="changed")
+    assert in_process(capsys)("train", "demo", *longer).status == 0
     (entry,) = entries(folder)
     assert (entry["from_epoch"], entry["starting_weights"]) == (2, "unknown")
 

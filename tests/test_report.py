@@ -20,7 +20,7 @@ from sdcl.frame.published import series
 from sdcl.frame.retrieval import load_test_set
 from sdcl.models import build_model
 from sdcl.models.sdcl_model import class_token_output
-from sdcl.report import figures, page, views, write_report
+from sdcl.report import figures, findings, page, write_report
 from sdcl.report.run_files import read_run, run_folders
 from sdcl.training.report import attention_maps, augmented_views, class_token_attention
 
@@ -153,7 +153,7 @@ def test_ranking_gives_the_tests_numbers(run_folder):
     test = load_test_set(read_run(run_folder).config)
     features = random_features(test)
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, SETS["sysu"], dot_products)
+        ranking = findings.rank_gallery(test, task, features, SETS["sysu"], dot_products)
         gallery = task.galleries[0]
         similarity = features["infrared"][task.query[1]] @ features["visible"][gallery[1]].t()
         (q_ids, q_cams), (g_ids, g_cams) = test.of(task.query), test.of(gallery)
@@ -174,7 +174,7 @@ def test_distances_against_loops():
         m: torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32)) for m, n in (("visible", 9), ("infrared", 7))
     }
     ids = {m: rng.integers(0, 3, len(x)) for m, x in features.items()}
-    found = views.pair_distances(features, ids)
+    found = findings.pair_distances(features, ids)
 
     def distance(a, b):
         return 1 - torch.cosine_similarity(a, b, dim=0).item()
@@ -195,8 +195,8 @@ def test_distances_against_loops():
 def test_separation_counts_pairs():
     positive, negative = np.array([0.1, 0.2, 0.4]), np.array([0.2, 0.3])
     wins = sum((p < n) + 0.5 * (p == n) for p in positive for n in negative)
-    assert views.separation(positive, negative) == pytest.approx(wins / 6)
-    assert views.separation(np.zeros(3), np.ones(3)) == 1.0
+    assert findings.separation(positive, negative) == pytest.approx(wins / 6)
+    assert findings.separation(np.zeros(3), np.ones(3)) == 1.0
 
 
 def test_attention_is_what_the_head_computes():

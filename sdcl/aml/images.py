@@ -60,10 +60,10 @@ def load_images(config: Config, trial: int) -> Images:
     if config.synthetic_seed is not None:
         distributed.from_main(lambda: _draw(config))
     source = load_source(config.source_dir, config.style, config.source_labels)
-    return Images(target, _readable(source, config), _fingerprint(source))
+    return Images(target, _without_unreadable(source, config), _fingerprint(source))
 
 
-def _readable(source: Source, config: Config) -> Source:
+def _without_unreadable(source: Source, config: Config) -> Source:
     """The pairs of which both files can be read."""
     partners = [ImageRecord(path, 0, 0) for path in source.partners]
     bad = unreadable_images({"source": source.records, "generated": partners}, "source", config.skip_unreadable)

@@ -1,7 +1,7 @@
 """What a run did, on one page: `write_report` reads a run folder and writes a self-contained report.html.
 
 - `run_files`: a run folder's settings, log and results; `published`: the curves of the published runs;
-- `views`: what is computed from the selected weights (rankings, distances, t-SNE, attention, augmented views);
+- `findings`: what is computed from the selected weights (rankings, distances, t-SNE);
 - `figures`: drawings of it; `sections`, `markup` and `page`: the HTML around them.
 """
 

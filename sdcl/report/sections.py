@@ -16,7 +16,7 @@ from sdcl.data.records import MODALITIES
 from sdcl.data.sets import SETS
 from sdcl.frame.provenance import describe
 from sdcl.frame.retrieval import METRICS, TestSet, chance_table, modes
-from sdcl.report import figures, views
+from sdcl.report import figures, findings
 from sdcl.report.markup import Section, escape, figure, photo, row
 from sdcl.report.run_files import RunFiles
 from sdcl.version import __version__
@@ -104,7 +104,7 @@ def retrieval(reported: ReportedRun) -> Iterator[Section]:
     features = _features(reported)
     parts = []
     for task in test.tasks:
-        ranking = views.rank_gallery(test, task, features, rules, method.similarity)
+        ranking = findings.rank_gallery(test, task, features, rules, method.similarity)
         gallery = task.galleries[0][1]
         mean = 100 * ranking.average_precision.mean()
         found = f"{len(ranking.rows):,} queries, {len(gallery):,} gallery images, mAP {mean:.1f} %"
@@ -160,15 +160,15 @@ def distances(reported: ReportedRun) -> Figure:
     """Histograms of the distances of pairs of test images, by the method's first kind of features."""
     test, features = reported.test, _features(reported)
     ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
-    pairs = views.pair_distances(features, ids)
+    pairs = findings.pair_distances(features, ids)
     notes = [
-        f"nearer than a negative: {100 * views.separation(*pair):.1f} %" if len(pair[0]) and len(pair[1]) else ""
+        f"nearer than a negative: {100 * findings.separation(*pair):.1f} %" if len(pair[0]) and len(pair[1]) else ""
         for pair in pairs.values()
     ]
     return figures.distance_figure(pairs, notes)
 
 
-def _ranked(ranked: views.RankedList) -> str:
+def _ranked(ranked: findings.RankedList) -> str:
     query = photo(ranked.query, f"AP {100 * ranked.average_precision:.0f} %", "query")
     hits = "".join(
         photo(r, f"{'✓' if right else '✗'} id {r.identity}, c{r.camera}", "right" if right else "wrong")
@@ -199,7 +199,7 @@ def _map(reported: ReportedRun) -> tuple[Figure | None, int, int]:
     five images."""
     test, embeddings = reported.test, reported.embeddings
     ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
-    rows = views.spread_identities(ids, identities=16, images=16)
+    rows = findings.spread_identities(ids, identities=16, images=16)
     identity = np.concatenate([ids[m][rows[m]] for m in MODALITIES])
     if len(identity) < 5:
         return None, len(identity), len(np.unique(identity))
@@ -208,7 +208,7 @@ def _map(reported: ReportedRun) -> tuple[Figure | None, int, int]:
         parts = [(embeddings[m][level], torch.from_numpy(rows[m])) for m in MODALITIES]
         return torch.cat([x[places.to(x.device)] for x, places in parts])
 
-    points = {level: views.tsne(joined(level)) for level in reversed(list(embeddings["visible"]))}
+    points = {level: findings.tsne(joined(level)) for level in reversed(list(embeddings["visible"]))}
     infrared = np.repeat([False, True], [len(rows[m]) for m in MODALITIES])
     return figures.scatter_figure(points, infrared, identity), len(identity), len(np.unique(identity))
 

@@ -17,7 +17,7 @@ from sdcl.data.records import MODALITIES, ImageRecord
 from sdcl.data.sets import SETS
 from sdcl.data.transforms import evaluation_transform
 from sdcl.models import SDCLModel
-from sdcl.report import figures, views
+from sdcl.report import figures, findings
 from sdcl.report.markup import Section, photo, picture, row
 from sdcl.report.page import ReportedRun
 from sdcl.training.views import InfraredTransform, VisibleTransform
@@ -29,7 +29,7 @@ def attention(reported: ReportedRun) -> Section:
     """Where the class token looks, in the deep and in the shallow head, for six people in both modalities."""
     model, test = cast(SDCLModel, reported.model), reported.test
     ids = {m: np.array([r.identity for r in records]) for m, records in test.images.items()}
-    rows = views.spread_identities(ids, identities=6, images=1)
+    rows = findings.spread_identities(ids, identities=6, images=1)
     records = [
         (m, test.images[m][r])
         for pair in zip(*(rows[m] for m in MODALITIES), strict=True)
@@ -140,4 +140,4 @@ def augmented_views(
         transforms = [InfraredTransform(*size, padding)] * draws
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return [(r, [views.as_picture(t(open_image(r.path))) for t in transforms]) for r in records]
+        return [(r, [findings.as_picture(t(open_image(r.path))) for t in transforms]) for r in records]
