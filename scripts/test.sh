@@ -9,6 +9,5 @@ if [ "${1:-}" = --fast ]; then
     set -- -m "not slow" "$@"
 fi
 # File by file on up to four cores, in the order of their names (by their number of tests, the long ones would come
-# last); one thread each: more threads than cores are slower than one.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" NUMBA_NUM_THREADS="${NUMBA_NUM_THREADS:-1}"
+# last).
 exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

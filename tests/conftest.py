@@ -9,6 +9,10 @@ import pytest
 GOLDEN = Path(os.environ.get("SDCL_GOLDEN", Path(__file__).parent.parent.parent / "shared" / "golden"))
 GPU = Path(__file__).parent / "gpu"
 
+# Before torch is imported. A thread a process: several processes run tests, and what they fork has no other thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if not any(GPU in (path := Path(argument.partition("::")[0]).resolve(), *path.parents) for argument in config.args):
