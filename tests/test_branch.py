@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_training import EPOCHS, STAGE2, Runs, differences, in_process, settings
+from tiny_training import Runs, differences, in_process, settings
 
 import train_sdcl
 from sdcl.config import Config
@@ -17,12 +17,15 @@ from sdcl.training.method import METHOD
 
 pytestmark = pytest.mark.slow
 
+EPOCHS, STAGE2 = 3, 1
+SCHEDULE = ["--epochs", str(EPOCHS), "--stage2-from", str(STAGE2)]
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Drawn people, and `whole`, a run of both stages."""
     runs = Runs(tmp_path_factory.mktemp("branch"))
-    runs.to_the_end("whole")
+    runs.to_the_end("whole", *SCHEDULE)
     return runs
 
 
@@ -30,7 +33,7 @@ def runs(tmp_path_factory):
 def train(runs, capsys):
     def train(name, stage1, *options):
         folders = ["--data-dir", runs.data, "--run-dir", runs.folder / name]
-        return in_process(capsys)("train", "demo", *settings(), *folders, "--stage1", stage1, *options)
+        return in_process(capsys)("train", "demo", *settings(), *SCHEDULE, *folders, "--stage1", stage1, *options)
 
     return train
 
@@ -44,7 +47,7 @@ def test_a_branch_of_ones_own_run_repeats_its_stage_2(runs):
     """To the last bit: labels, optimiser, schedule, selection and results, from stage1.pth alone."""
     whole, branch = runs.folder / "whole", runs.folder / "branch"
     shutil.copy(whole / "stage1.pth", runs.folder / "elsewhere.pth")
-    runs.to_the_end("branch", "--stage1", str(runs.folder / "elsewhere.pth"))
+    runs.to_the_end("branch", *SCHEDULE, "--stage1", str(runs.folder / "elsewhere.pth"))
     assert "with its optimiser's state" in (runs.folder / "branch.txt").read_text()
     assert log_of(branch) == log_of(whole)[STAGE2:] and len(log_of(branch)) == EPOCHS - STAGE2
     a, b = (torch.load(folder / "last.pth", weights_only=True) for folder in (whole, branch))
@@ -112,7 +115,7 @@ def changed(runs, **values):
         (lambda runs: changed(runs, trial=3), (), "is of trial 3, not 0"),
         (lambda runs: runs.folder / "whole" / "stage1.pth", ("--dim", "16"), "does not fit the model"),
         (lambda runs: runs.folder / "whole" / "stage1.pth", ("--no-cra",), "these settings have none"),
-        (lambda runs: runs.folder / "whole" / "stage1.pth", ("--epochs", "2"), "these settings have none"),
+        (lambda runs: runs.folder / "whole" / "stage1.pth", ("--epochs", "1"), "these settings have none"),
     ],
 )
 def test_what_cannot_begin_stage_2_is_refused(runs, train, make, options, message, request):
