@@ -61,8 +61,8 @@ def write_clip(path: Path) -> Path:
 
 
 def draw_people(folder: Path) -> Path:
-    """Eight training and six test identities, 24 x 6 images, prepared."""
-    write_sysu_layout(folder, SyntheticConfig(8, 6, images_per_camera=3, height=32, width=16, absence=0.0), workers=1,
+    """Six training identities of eight visible and four infrared images, and three test identities, prepared."""
+    write_sysu_layout(folder, SyntheticConfig(6, 3, images_per_camera=2, height=32, width=16, absence=0.0), workers=1,
                       progress=False)  # fmt: skip
     sysu.prepare(folder, progress=False)
     return folder

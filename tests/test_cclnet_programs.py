@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cclnet_runs import CONTRAST, PROMPT, SETTINGS, TINY, draw_people, program, write_clip
+from cclnet_runs import SETTINGS, TINY, draw_people, program, write_clip
 from cclnet_small import small_model
 
 import test_sdcl
 import train_cclnet
-from sdcl.cclnet.export import next_labels
-from sdcl.cclnet.handover import LABEL_FILES, read_handover
+from sdcl.cclnet.handover import read_handover
 from sdcl.cclnet.method import METHOD
 from sdcl.cclnet.model import CCLNetModel, ImageNetwork
 from sdcl.cclnet.report import chosen_rows, text_similarity
@@ -28,14 +27,16 @@ import pretrain_demo_clip  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
+CONTRAST = PROMPT = 1
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with people, a CLIP file, and `run`, a finished run."""
+    """A folder with people, a CLIP file, and `run`, a finished run of an epoch a stage."""
     folder = tmp_path_factory.mktemp("cclnet-programs")
     draw_people(folder / "data")
     write_clip(folder / "clip.pth")
-    program(folder)("run")
+    program(folder)("run", "--contrast-epochs", CONTRAST, "--prompt-epochs", PROMPT)
     return folder
 
 
@@ -85,20 +86,6 @@ def test_rows_to_show():
         [0, 0.5**0.5, 0.5**0.5]
     )
     assert text_similarity(torch.ones(1, 3)).tolist() == [0]
-
-
-def test_labels_of_the_next_epoch(place):
-    run = program(place)
-    run("labels", "--stage", 0)
-    labels, records, said = next_labels(place / "labels")
-    stored = {m: torch.from_numpy(np.load(place / "labels" / name)) for m, name in LABEL_FILES.items()}
-    assert "stored labels" in said and all(torch.equal(labels[m], stored[m]) for m in labels)
-    run("labels", "--stage", 1, "--resume", "auto")
-    labels, records, said = next_labels(place / "labels")
-    first = json.loads((place / "run" / "log.jsonl").read_text().splitlines()[CONTRAST + PROMPT])
-    assert f"labels of epoch {CONTRAST + PROMPT}, stage 2" in said
-    for m, y in labels.items():
-        assert len(y) == len(records[m]) and int(y.max()) + 1 == first[f"{m}_clusters"]
 
 
 def test_network_of_a_checkpoint_embeds_alone(place):

@@ -13,6 +13,7 @@ from cclnet_small import clip_state, small_model
 from torture import differences
 
 import train_cclnet
+from sdcl.cclnet.export import next_labels
 from sdcl.cclnet.handover import LABEL_FILES, read_handover
 from sdcl.cclnet.method import METHOD, embed_projections, initial_model
 from sdcl.cclnet.settings import Config
@@ -21,8 +22,6 @@ from sdcl.frame.cli import parse_training
 from sdcl.frame.embedding import embed_records
 
 pytestmark = pytest.mark.slow
-
-EPOCHS = 2 * CONTRAST + PROMPT
 
 
 @pytest.fixture(scope="module")
@@ -125,28 +124,41 @@ def test_best_epoch_of_a_stage_is_the_first_of_the_largest(place):
 
 
 def test_stages_one_by_one_are_the_whole_run(place):
-    run = program(place)
+    """Between them, the labels that the next epoch would train on can be had, without training it."""
+    run, parts = program(place), place / "parts"
     run("parts", "--stage", 0)
-    assert not (place / "parts" / "prompts.pth").exists() and len(log_of(place / "parts")) == CONTRAST
+    assert not (parts / "prompts.pth").exists() and len(log_of(parts)) == CONTRAST
+    labels, _, said = next_labels(parts)
+    stored = {m: torch.from_numpy(np.load(parts / name)) for m, name in LABEL_FILES.items()}
+    assert "stored labels" in said and all(torch.equal(labels[m], stored[m]) for m in labels)
     run("parts", "--stage", 1, "--resume", "auto")
-    assert len(log_of(place / "parts")) == CONTRAST + PROMPT
+    assert len(log_of(parts)) == CONTRAST + PROMPT
+    labels, records, said = next_labels(parts)
+    first = log_of(place / "whole")[CONTRAST + PROMPT]
+    assert f"labels of epoch {CONTRAST + PROMPT}, stage 2" in said
+    for m, y in labels.items():
+        assert len(y) == len(records[m]) and int(y.max()) + 1 == first[f"{m}_clusters"]
     run("parts", "--stage", 2, "--resume", "auto")
-    assert unequal(place / "whole", place / "parts") == []
+    assert unequal(place / "whole", parts) == []
 
 
 def test_stages_from_files(place):
-    """Stages 1 and 2 from label files alone, stage 2 from prompts.pth alone: the same weights as in the whole run."""
+    """Stage 1 from label files alone, stage 2 from its prompts.pth alone: the same numbers and weights as in the whole
+    run."""
     labels = place / "labels"
     labels.mkdir()
     for name in LABEL_FILES.values():
         shutil.copy(place / "whole" / name, labels)
     run, whole = program(place), place / "whole"
-    run("from-labels", "--stage", 1, 2, "--labels", labels)
+    run("from-labels", "--stage", 1, "--labels", labels)
     run("from-prompts", "--stage", 2, "--prompts", place / "from-labels" / "prompts.pth")
-    for name, epochs in (("from-labels", PROMPT + CONTRAST), ("from-prompts", CONTRAST)):
-        folder = place / name
-        assert differences_of_weights(whole / "last.pth", folder / "last.pth") == []
-        for ours, theirs in zip(log_of(folder), log_of(whole)[-epochs:], strict=True):
+    handed = [read_handover(folder / "prompts.pth") for folder in (whole, place / "from-labels")]
+    for first, second in zip(*(vars(x).values() for x in handed), strict=True):
+        assert first.keys() == second.keys() and all(torch.equal(x, second[m]) for m, x in first.items())
+    assert differences_of_weights(whole / "last.pth", place / "from-prompts" / "last.pth") == []
+    log = log_of(whole)
+    for name, expected in (("from-labels", log[CONTRAST:-CONTRAST]), ("from-prompts", log[-CONTRAST:])):
+        for ours, theirs in zip(log_of(place / name), expected, strict=True):
             assert {k: v for k, v in ours.items() if k != "seconds"} == {
                 k: v for k, v in theirs.items() if k != "seconds"
             }
@@ -162,7 +174,8 @@ class Stopped(Exception):
 
 
 def test_a_run_stopped_within_and_between_stages_ends_as_an_uninterrupted_one(place, monkeypatch):
-    """Files are written in a fixed order; each stop comes before or after one of them takes its name."""
+    """Files are written in a fixed order; each stop comes before or after one of them takes its name. Once, only the
+    stages that are left go on."""
     rename, run, trap = os.replace, program(place), []
 
     def replace(source, target):
@@ -187,7 +200,7 @@ def test_a_run_stopped_within_and_between_stages_ends_as_an_uninterrupted_one(pl
     ):  # fmt: skip
         trap[:] = stop
         with pytest.raises(Stopped):
-            run("stopped", "--resume", "auto")
+            run("stopped", "--resume", "auto", *(("--stage", 1, 2) if stop[0] == "stage1.pth" else ()))
     trap[:] = ("", "", -1)
     run("stopped", "--resume", "auto")
     assert unequal(place / "whole", place / "stopped") == []
@@ -215,15 +228,15 @@ def test_starts_without_what_they_need(place, fails, tmp_path):
     assert "stage 2 needs what stage 1 handed on: --prompts" in fails("--stage", 2)
     assert "--stage 0 2: give one of 0, 1, 2, or several in a row" in fails("--stage", 0, 2)
     assert "no stored visible labels at" in fails("--stage", 1, "--labels", tmp_path)
-    for m, n in (("visible", 5), ("infrared", 48)):
+    for m, n in (("visible", 5), ("infrared", 24)):
         np.save(tmp_path / LABEL_FILES[m], np.zeros(n, np.int64))
-    assert "has 5 labels, but there are 96 visible training images" in fails("--stage", 1, "--labels", tmp_path)
+    assert "has 5 labels, but there are 48 visible training images" in fails("--stage", 1, "--labels", tmp_path)
 
 
 def test_too_few_clusters(place, fails):
-    message = fails("--min-samples", 90)
-    assert "clustering found 0 clusters in 96 visible images, 96 outliers, but a batch takes 2" in message
-    assert "Rows by the distance within which they have 90 neighbours" in message
+    message = fails("--min-samples", 45)
+    assert "clustering found 0 clusters in 48 visible images, 48 outliers, but a batch takes 2" in message
+    assert "Rows by the distance within which they have 45 neighbours" in message
 
 
 def test_one_process_alone(place, fails, monkeypatch):
