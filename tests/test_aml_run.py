@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow
 
 # fmt: off
 TINY = [
-    "--synthetic-identities", "4", "2", "--synthetic-images", "4", "--synthetic-size", "32", "16",
+    "--synthetic-identities", "4", "2", "--synthetic-images", "2", "--synthetic-size", "32", "16",
     "--image-height", "32", "--image-width", "16", "--channels", "2",
     "--source-iterations", "3", "--target-iterations", "5", "--source-batch", "8", "--target-batch", "8",
     "--warmup-iterations", "1", "--source-delay-iterations", "2", "--target-delay-iterations", "1",
-    "--save-every", "2", "--evaluate-every", "4", "--recluster-every", "3", "--eps", "0.5", "--k1", "8", "--k2", "3",
+    "--save-every", "2", "--evaluate-every", "4", "--recluster-every", "3", "--eps", "0.4", "--k1", "8", "--k2", "3",
     "--clusters", "5", "--no-tensorboard",
 ]
 # fmt: on
@@ -113,25 +113,33 @@ def test_best_is_the_last_and_can_be_tested(whole, capsys):
     assert table["all_search"] == known["all_search"]
 
 
-@pytest.mark.parametrize("saves", [1, 5])
-def test_a_stopped_run_goes_on_to_the_last_bit(whole, monkeypatch, saves):
-    """Stopped in the middle of the first phase, and of target_dbscan between two clusterings."""
-    folder = whole / f"stopped-{saves}"
-    save, done = Run.save, []
+def test_a_run_by_parts_goes_on_to_the_last_bit(whole, monkeypatch):
+    """Stopped in the middle of the first phase, ended by --until after it and after the next, and stopped once more in
+    target_dbscan, between two clusterings."""
+    folder = whole / "parts"
+    save = Run.save
 
     def stop(run, *args, **parts):
         save(run, *args, **parts)
-        done.append(1)
-        if len(done) == saves:
-            run.close()
-            raise KeyboardInterrupt
+        run.close()
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train_aml.main(arguments(whole, folder.name))
-    monkeypatch.undo()
+    def stopped(*options):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Run, "save", stop)
+            train_aml.main(arguments(whole, folder.name, *options))
+
+    expected = log(whole / "run")
+    stopped("--until", "source")
+    assert log(folder) == expected[:1]
+    train_aml.main(arguments(whole, folder.name, "--until", "source", "--resume", "auto"))
+    assert [line["phase"] for line in log(folder)] == ["source"] * 2
+    train_aml.main(arguments(whole, folder.name, "--until", "source_mutual", "--resume", "auto"))
+    assert log(folder) == expected[:4]
+    stopped("--resume", "auto")
+    assert log(folder) == expected[:5]
     train_aml.main(arguments(whole, folder.name, "--resume", "auto"))
-    assert log(folder) == log(whole / "run")
+    assert log(folder) == expected
     ours, theirs = (read_weights(f / "last.pth") for f in (folder, whole / "run"))
     assert same({k: v for k, v in ours.items() if k != "config"}, {k: v for k, v in theirs.items() if k != "config"})
     for phase in PHASES:
@@ -165,14 +173,6 @@ def test_other_labels_than_the_run_began_with(whole, capsys, tmp_path):
     labels.write_text("\n".join(lines[:-1]))
     command = arguments(whole, "run", "--source-labels", labels, "--resume", "changed")
     assert "or its labels, are not those" in fails(command, capsys)
-
-
-def test_until_stops_there_and_resume_goes_on(whole, monkeypatch):
-    folder = whole / "until"
-    train_aml.main(arguments(whole, "until", "--until", "source"))
-    assert [line["phase"] for line in log(folder)] == ["source"] * 2
-    train_aml.main(arguments(whole, "until", "--until", "source_mutual", "--resume", "auto"))
-    assert log(folder) == log(whole / "run")[:4]
 
 
 def test_dry_run_leaves_nothing_behind(whole, capsys):
