@@ -16,7 +16,9 @@ from sdcl.frame.method import method_named
 
 pytestmark = pytest.mark.slow
 
-SMALL = [*TINY_RUN[1:], "--synthetic-identities", "6", "3", "--synthetic-images", "8"]
+SMALL = [
+    *TINY_RUN[1:], "--synthetic-images", "2", "--epochs", "1", "--eps", "0.5", "--k1", "6", "--min-samples", "2",
+]  # fmt: skip
 
 
 def finished(folder, method, value, **changes):
@@ -40,6 +42,7 @@ def test_seeds_run_once_and_their_table_is_mean_and_deviation(tmp_path, capsys, 
     rows = cells(capsys.readouterr().out)
     found = [json.loads((folder / f"seed-{n}" / "results.json").read_text()) for n in (1, 2)]
     a, b = (100 * results["all_search"]["mAP"] for results in found)
+    assert a != b
     assert rows["SDCL", "selected"]["all search mAP"] == f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}"
     assert rows["SDCL", "selected"]["runs"] == "2" and ("chance", "") in rows
     monkeypatch.setattr(train_sdcl, "main", lambda arguments: pytest.fail("a finished run is trained again"))
