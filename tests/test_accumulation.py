@@ -31,6 +31,7 @@ def test_the_count_is_what_a_step_on_real_tensors_holds(parts):
     assert step_bytes(CONFIG, parts) == pytest.approx(memory.peak, rel=0.02 if parts <= 2 else 0.15)
 
 
+@pytest.mark.slow
 def test_counting_draws_no_random_numbers():
     state = torch.get_rng_state()
     needed_bytes(CONFIG, 1, 100)
@@ -49,6 +50,7 @@ def test_the_smallest_number_of_parts_that_fits():
     assert choose_parts(CONFIG, 100_000_000, need[2])[1].endswith("more GPUs")  # the memories of so many images
 
 
+@pytest.mark.slow
 def test_two_gpus_hold_half_of_the_rows():
     assert step_bytes(CONFIG, 1, share=2) < 0.7 * step_bytes(CONFIG, 1)
 

@@ -16,6 +16,7 @@ def small(**changes):
     return Network(**SMALL, **changes)
 
 
+@pytest.mark.slow
 def test_resnet_50_has_torchvisions_tensors_and_no_stride_in_the_last_stage():
     ours, theirs = Network().state_dict(), resnet50().state_dict()
     backbone = {n: t.shape for n, t in theirs.items() if not n.startswith("fc.")}
@@ -26,6 +27,7 @@ def test_resnet_50_has_torchvisions_tensors_and_no_stride_in_the_last_stage():
     assert set(strides) == {(1, 1)}
 
 
+@pytest.mark.slow
 def test_features_are_torchvisions_up_to_the_pooling():
     net, theirs = Network().eval(), resnet50().eval()
     theirs.load_state_dict({n: t for n, t in net.state_dict().items() if n in theirs.state_dict()}, strict=False)

@@ -36,6 +36,7 @@ def test_table(monkeypatch, capsys):
             assert float(mfu[:-1]) / 100 == pytest.approx(float(tflops) / 0.5, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_plain_form_and_the_others_compute_the_same():
     config = dataclasses.replace(PRESETS["demo"], model=MODEL, identities=2, instances=4, embedding_batch=4)
     device, results = torch.device("cpu"), {}

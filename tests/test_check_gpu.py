@@ -22,6 +22,7 @@ def test_without_a_gpu_every_part_is_skipped_by_name(tmp_path, capsys, monkeypat
     assert f"- torch {torch.__version__}" in report.read_text()
 
 
+@pytest.mark.slow
 def test_parts_run_fail_and_end_in_time(tmp_path, monkeypatch, capsys):
     def python(code):
         return [sys.executable, "-c", code]

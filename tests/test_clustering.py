@@ -401,6 +401,7 @@ def test_reduced_matmul_precision_is_lifted_and_put_back():
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.slow
 def test_approximate_search_fills_its_lists_and_mostly_agrees():
     pytest.importorskip("faiss")
     x = identities(2000, dim=16)
@@ -451,6 +452,7 @@ def test_bad_settings_are_refused(name, value):
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=module_name)
+@pytest.mark.slow
 def test_steps_agree(steps):
     for x in DATA.values():
         features = torch.from_numpy(x)

@@ -149,6 +149,7 @@ def test_table_and_figure():
         comparison_figure([runs[0], a_run(published_log("sysu"))], None)
 
 
+@pytest.mark.slow
 def test_program(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "sysu"
     folder.mkdir()

@@ -267,6 +267,7 @@ def test_sysu_metrics_and_chance_refuse():
     ([4, 4, 5], [4, 5], [6, 3, 6], [1, 2]),
     ([9], [9], [3], [1]),
 ])
+@pytest.mark.slow
 def test_chance_is_the_mean_over_all_orders(qi, gi, qc, gc):
     """Every order of the gallery once; the means over queries are over the same queries in each."""
     orders = np.array(list(itertools.permutations(range(len(gi)))), dtype=float)

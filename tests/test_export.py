@@ -39,6 +39,7 @@ def call(monkeypatch, *arguments):
     export.main()
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_folder(run_folder, model, tmp_path, monkeypatch):
     images = tmp_path / "images"
     (images / "b").mkdir(parents=True)

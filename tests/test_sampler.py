@@ -85,6 +85,7 @@ def test_replacement_below_as_many_rows_as_instances(others: int, repeats: bool)
     assert drawn and (min(drawn) < 15) == repeats
 
 
+@pytest.mark.slow
 def test_every_identity_once_a_pass_and_rows_evenly() -> None:
     labels, cameras = np.repeat(np.arange(8), 12), np.tile([1, 2, 3], 32)
     anchors: Counter[int] = Counter()

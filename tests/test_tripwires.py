@@ -356,6 +356,7 @@ def test_a_table_of_another_test_is_kept(tmp_path: Path) -> None:
     assert {"images", "trials", *results_module.SAME_IN_ALL} >= {"images", "precision", "rerank_settings", "galleries"}
 
 
+@pytest.mark.slow
 def test_of_other_people(people: Path, folder: Path, tmp_path: Path, capsys) -> None:
     run, common = in_process(capsys), ["--workers", 0, "--checkpoint", folder / "best.pth"]
     assert run("test", "demo", "--data-dir", people, *common).status == 0
