@@ -70,11 +70,12 @@ def test_table_is_the_mean_and_deviation_of_the_results(runs, capsys):
 
 
 def test_finished_runs_are_left_alone_and_others_go_on(runs, monkeypatch):
-    """All of them are finished but one."""
     trained = []
     monkeypatch.setattr(
         train_sdcl, "main", lambda arguments: trained.append(arguments[arguments.index("--run-dir") + 1])
     )
+    ablation.main([*SMALL, "--run-dir", str(runs)])
+    assert trained == []
     (runs / "cnl" / "seed-2-data-4" / "results.json").rename(runs / "kept.json")
     try:
         ablation.main([*SMALL, "--run-dir", str(runs)])

@@ -416,8 +416,7 @@ def test_nothing_is_downloaded(run, drawn, tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_a_real_command_line(tmp_path: Path) -> None:
-    """Of the program that starts fastest; test_resume.py reads what a real train_sdcl.py writes when it is stopped."""
-    command = [sys.executable, ROOT / "prepare_sysu.py", "--data-dir", "none"]
+    command = [sys.executable, ROOT / "train_sdcl.py", "sysu", "--device", "cpu", "--data-dir", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert re.match("error: none: cam1, .*exp not found; put SYSU-MM01", done.stderr), done.stderr

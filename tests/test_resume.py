@@ -212,41 +212,34 @@ def test_regdb_goes_on_in_the_trial_where_it_stopped(tmp_path: Path, capsys, mon
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_ends_a_run_with_the_command_that_goes_on(runs: Runs) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_with_the_command_that_goes_on(runs: Runs, number: int, status: int) -> None:
     """A real process, with workers, stopped in its second epoch or later; the command that it names finishes it."""
-    folder = runs.folder / "stopped"
+    name = f"stopped-{status}"
+    folder = runs.folder / name
     options = [*settings(data_dir=runs.data, run_dir=folder, workers=1), "--resume", "never"]
     command = [sys.executable, str(ROOT / "train_sdcl.py"), "demo", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored where a shell runs the tests in background
+    )
     while process.poll() is None and not (folder / "last.pth").exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 143, out + err
+    assert process.returncode == status, out + err
     assert "Traceback" not in err and err.startswith("interrupted. Every finished epoch is safe; go on with: ")
     assert len(err.splitlines()) == 1
     going_on = shlex.split(err.partition("go on with: ")[2])
     assert going_on == [*command[:-2], "--resume", "auto"]
     read_checkpoint(folder / "last.pth", further={"optimizer": dict})
-    runs.to_the_end("stopped")  # the same options, in a process that starts faster
-    found = differences(runs.folder / "uninterrupted", folder)
-    assert {f.rpartition(".")[2] for f in found} <= {"workers"}
-
-
-def test_ctrl_c_ends_a_run_in_one_line(runs: Runs) -> None:
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests behind
-    try:
-        process = runs.start("ctrl-c", "--workers", "1")
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    while process.is_alive() and not (runs.folder / "ctrl-c" / "last.pth").exists():
-        time.sleep(0.01)
-    assert process.pid
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
-    said = (runs.folder / "ctrl-c.txt").read_text()
-    assert process.exitcode == 130 and "Traceback" not in said and said.splitlines()[-1] == "interrupted"
-    read_checkpoint(runs.folder / "ctrl-c" / "last.pth", further={"optimizer": dict})
+    if number == signal.SIGTERM:
+        runs.to_the_end(name)  # the same options, in a process that starts faster
+        found = differences(runs.folder / "uninterrupted", folder)
+        assert {f.rpartition(".")[2] for f in found} <= {"workers"}
 
 
 def test_how_to_go_on_under_torchrun(monkeypatch) -> None:
