@@ -123,17 +123,22 @@ def _lines(log: Path) -> int:
     return log.read_text().count("\n") if log.exists() else 0
 
 
-def _train(arguments: list[str], output: Path, trap: Moment | None) -> None:
-    """In a child: the training program, with a trap in `os.replace` that kills it at the moment."""
+def in_a_fork(output: Path) -> None:
+    """What a fork of this process does first: it has none of its parent's threads, and prints to the end of a file."""
+    import torch
+
+    torch.set_num_threads(1)
     sys.stdout = sys.stderr = file = open(output, "a", buffering=1)  # noqa: SIM115 - until the process ends
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-    import torch
 
+
+def _train(arguments: list[str], output: Path, trap: Moment | None) -> None:
+    """In a child: the training program, with a trap in `os.replace` that kills it at the moment."""
     import train_sdcl
     from sdcl.errors import run_program
 
-    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    in_a_fork(output)
     rename = os.replace
 
     def replace(source: Path, target: Path) -> None:

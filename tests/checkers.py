@@ -1,39 +1,34 @@
-"""The programs that come with golden vectors and check them, run in this process: a new one imports for seconds."""
+"""The programs that come with golden vectors and check them, run in this process."""
 
-import contextlib
 import importlib.util
-import io
 import sys
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
-
-class Checked(NamedTuple):
-    status: object
-    said: str
+import pytest
+from outcomes import Outcome, outcome
 
 
-def run_checker(program: Path, *arguments: object, **changes: object) -> Checked:
-    """`python program arguments…`: exit status, and what it printed. changes: of constants of the program.
+def run_checker(golden: Path, method: str, *cases: str, **changes: object) -> Outcome:
+    """`python check_<method>.py` on some cases with this project's adapters; or a skip that says what is missing.
 
-    What it imports from its own folders is forgotten afterwards: other programs' modules have the same names.
+    changes: of constants of the program. What it imports from its own folders is forgotten afterwards: other programs'
+    modules have the same names.
     """
+    program = golden / method / f"check_{method}.py"
+    if not program.exists():
+        pytest.skip(f"no golden vectors of {method}: {program} does not exist")
     spec = importlib.util.spec_from_file_location(program.stem, program)
     assert spec and spec.loader
-    module, said = importlib.util.module_from_spec(spec), io.StringIO()
-    words = [str(program), *map(str, arguments)]
-    with mock.patch.object(sys, "argv", words), mock.patch.object(sys, "path", [*sys.path]):
+    module = importlib.util.module_from_spec(spec)
+    adapters = Path(__file__).parent / f"{method}_adapters.py"
+    words = [str(program), str(program.parent), "--only", *cases, "--adapters", str(adapters)]
+    with mock.patch.object(sys, "path", [*sys.path]):
         spec.loader.exec_module(module)
         vars(module).update(changes)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            try:
-                module.main()
-                status: object = 0
-            except SystemExit as ended:
-                status = ended.code or 0
-    folders = [str(program.parent), str(program.parent.parent)]
+        done = outcome(words, module.main)
+    folders = (program.parent, golden)
     for name, imported in list(sys.modules.items()):
-        if str(Path(getattr(imported, "__file__", None) or "/").parent) in folders:
+        if Path(getattr(imported, "__file__", None) or "/").parent in folders:
             del sys.modules[name]
-    return Checked(status, said.getvalue())
+    return done

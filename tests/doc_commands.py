@@ -8,17 +8,13 @@ Shell scripts run in a shell, with a `python` that writes down its arguments and
 commands that begin with `python`, then run in this process, since each new one would import PyTorch for seconds.
 """
 
-import contextlib
 import dataclasses
-import io
 import multiprocessing
 import os
 import re
 import runpy
 import shlex
 import subprocess
-import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +22,7 @@ from unittest import mock
 
 import cclnet_runs
 import torch
+from outcomes import Outcome, outcome
 from test_docs import blocks
 from tiny_sets import draw_folder, save_image
 from weight_files import backbone
@@ -60,11 +57,6 @@ class Command(NamedTuple):
     page: str
     line: int
     text: str
-
-
-class Outcome(NamedTuple):
-    status: int
-    said: str
 
 
 # -- what the pages show -----------------------------------------------------------------------------------------------
@@ -188,27 +180,18 @@ class Session:
 
 def in_this_process(words: list[str]) -> Outcome:
     """`python words…`: exit status, and what it printed."""
-    said, fork = io.StringIO(), multiprocessing.get_context("fork")
     is_module = words[0] == "-m"
     name, *arguments = words[1:] if is_module else words
-    with (
-        mock.patch.object(sys, "argv", [name, *arguments]),
-        mock.patch.object(multiprocessing, "get_context", lambda _: fork),  # a fresh process imports for seconds
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-    ):
-        status: object = 0
-        try:
-            if is_module:
-                runpy.run_module(name, run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(name, run_name="__main__")
-        except SystemExit as ended:
-            status = ended.code or 0
-        except Exception:  # noqa: BLE001 - a command that fails in whatever way is a result
-            traceback.print_exc(file=said)
-            status = 1
-    return Outcome(status if isinstance(status, int) else 1, said.getvalue())
+    fork = multiprocessing.get_context("fork")
+
+    def run() -> None:
+        if is_module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+
+    with mock.patch.object(multiprocessing, "get_context", lambda *_: fork):  # a fresh process imports for seconds
+        return outcome([name, *arguments], run)
 
 
 def run_pages(pages: list[Path], left_out: set[str], folder: Path) -> Iterator[tuple[Command, Outcome]]:

@@ -1,13 +1,9 @@
 """AML against the vectors that its published implementation computed, where they are at hand."""
 
-from pathlib import Path
-
 import pytest
 from checkers import run_checker
 
 pytestmark = pytest.mark.slow
-
-ADAPTERS = Path(__file__).parent / "aml_adapters.py"
 
 # A2's gradients below the last stage are float32 in training-mode batch normalisation of six small images, where a
 # ReLU's input within rounding of 0 changes them: the vectors themselves are up to 9e-3 from float64's gradients, and
@@ -18,9 +14,6 @@ BOUNDS = {"A2": {"GRADIENT_TOLERANCE": 1.5e-2}}
 
 @pytest.mark.parametrize("case", ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10"])
 def test_case(golden, case):
-    program = golden / "aml" / "check_aml.py"
-    if not program.exists():
-        pytest.skip(f"no AML vectors: {program} does not exist")
-    done = run_checker(program, program.parent, "--only", case, "--adapters", ADAPTERS, **BOUNDS.get(case, {}))
+    done = run_checker(golden, "aml", case, **BOUNDS.get(case, {}))
     assert done.status == 0, done.said
     assert f"{case} ok" in done.said

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed.run as torchrun_program
 from tiny_sets import TINY_RUN
+from tiny_training import in_a_fork
 
 import train_sdcl
 from sdcl import distributed
@@ -140,10 +141,7 @@ def torchrun(arguments, log, folder=ROOT):
     def run():
         os.chdir(folder)
         os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-        sys.stdout = sys.stderr = said = open(log, "w", buffering=1)  # noqa: SIM115 - until the process ends
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-        torch.set_num_threads(1)
+        in_a_fork(log)
         torchrun_program.main(arguments)
 
     process = multiprocessing.get_context("fork").Process(target=run)

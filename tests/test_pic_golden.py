@@ -5,23 +5,18 @@ of AGW, which PIC is built on.
 """
 
 import os
-from pathlib import Path
 
 import pytest
 from checkers import run_checker
 
 pytestmark = pytest.mark.slow
 
-ADAPTERS = Path(__file__).parent / "pic_adapters.py"
 FAST = ("P3", "P4", "P5", "P6", "P7", "P8", "A1", "A3")
 takes_minutes = pytest.mark.skipif("SDCL_SLOW" not in os.environ, reason="takes minutes; SDCL_SLOW=1 runs it")
 
 
 @pytest.mark.parametrize("cases", [FAST, pytest.param(("P1", "P2", "P9", "A2"), marks=takes_minutes)])
 def test_cases(golden, cases):
-    program = golden / "pic" / "check_pic.py"
-    if not program.exists():
-        pytest.skip(f"no PIC vectors: {program} does not exist")
-    done = run_checker(program, program.parent, "--agw", "--only", *cases, "--adapters", ADAPTERS)
+    done = run_checker(golden, "pic", *cases)
     assert done.status == 0, done.said
     assert all(f"{case} ok" in done.said for case in cases)

@@ -17,10 +17,10 @@ from sdcl.frame.cli import how_to_go_on
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from torture import EPOCHS, SETTINGS, STAGE2, Moment, Runs, differences  # noqa: E402
+from torture import EPOCHS, SETTINGS, STAGE2, Moment, Runs, differences, in_a_fork  # noqa: E402
 
-__all__ = ["EPOCHS", "SETTINGS", "STAGE2", "Moment", "Result", "Runs", "differences", "in_process", "read_curves",
-           "settings"]  # fmt: skip
+__all__ = ["EPOCHS", "SETTINGS", "STAGE2", "Moment", "Result", "Runs", "differences", "in_a_fork", "in_process",
+           "read_curves", "settings"]  # fmt: skip
 
 
 class Result(NamedTuple):
